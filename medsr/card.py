@@ -1,0 +1,106 @@
+"""The model card: the JSON text that a weights file carries in its safetensors header, readable without torch."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from medsr.errors import ModelError
+
+FORMAT = "medsr-model/1"
+WEIGHTS_DIR = Path(__file__).parent / "weights"
+DEFAULT_MODEL = "medsr-base"
+_HEADER_LIMIT = 4 << 20  # bytes; a card with its tensor table is a few tens of kilobytes
+
+
+class NetworkSpec(BaseModel):
+    """Shape of the slice network; ``image_channels`` differ between the mean and the sampler instance."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    width: int = 64
+    blocks_top: int = 16
+    blocks_bottom: int = 4
+    embedding: int = 128
+
+
+class ModelCard(BaseModel):
+    """What a weights file says of itself. Every number here is written by training or by a measurement."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    format: Literal["medsr-model/1"] = FORMAT
+    name: str
+    version: str
+    sha256: str = ""  # of the tensor bytes in the order of their names; checked on load
+    modalities: tuple[Literal["MR", "CT"], ...] = ("MR", "CT")
+    network: NetworkSpec = NetworkSpec()
+    context: int = 1  # neighbour slices on each side
+    has_sampler: bool = False
+    max_factor: float = 6.0  # largest factor of one pass
+    spacing_mm: tuple[float, float] = (0.1, 12.0)  # voxel spacing the model may be used on
+    residual_scale: tuple[float, ...] = ()  # coefficients of ln s, see medsr.diffusion.conditions
+    calibration: dict[str, float] = {}  # factor on the predicted standard deviation, per modality
+    training: dict[str, Any] = {}  # data rows with licences, command, steps, minutes, hardware
+    results: dict[str, Any] = {}  # protocol tables on val and test, filled by measurement
+    intended_use: str = "Research use only, not for diagnosis."
+    licence: str = "Apache-2.0"
+
+    def to_json(self) -> str:
+        """The card as one JSON text."""
+        return self.model_dump_json()
+
+
+def model_path(model: str | Path) -> Path:
+    """A packaged model's name, or the path of a weights file, to a path. Raises ModelError when there is none."""
+    path = Path(model)
+    if path.suffix == ".safetensors":
+        if path.is_file():
+            return path
+        raise ModelError(f"{path} does not exist; give a .safetensors file or one of: {', '.join(list_models())}")
+    packaged = WEIGHTS_DIR / f"{model}.safetensors"
+    if str(model) in list_models():
+        return packaged
+    hint = "medsr reads only .safetensors files and never unpickles" if path.is_file() else "no such model"
+    raise ModelError(f"{model}: {hint}. Packaged models: {', '.join(list_models()) or 'none'}")
+
+
+def list_models() -> list[str]:
+    """Names of the models inside the package."""
+    return sorted(p.stem for p in WEIGHTS_DIR.glob("*.safetensors"))
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """The JSON header of a safetensors file, reading no tensor. Raises ModelError when it is not one."""
+    size = path.stat().st_size
+    with path.open("rb") as stream:
+        prefix = stream.read(8)
+        if len(prefix) < 8:
+            raise ModelError(f"{path.name} is {size} bytes; a safetensors file is longer. Copy it again")
+        length = struct.unpack("<Q", prefix)[0]
+        if length > min(_HEADER_LIMIT, size - 8):
+            raise ModelError(f"{path.name} is not a safetensors file (its header would be {length} bytes)")
+        try:
+            header = json.loads(stream.read(length))
+        except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+            raise ModelError(f"{path.name} has a damaged header: not JSON. Copy it again") from error
+    if not isinstance(header, dict):
+        raise ModelError(f"{path.name} has a damaged header: not a JSON object")
+    return header
+
+
+def read_card(model: str | Path = DEFAULT_MODEL) -> ModelCard:
+    """The card of a packaged model or a weights file, reading no weights. Raises ModelError."""
+    path = model_path(model)
+    metadata = read_header(path).get("__metadata__")
+    text = metadata.get("medsr") if isinstance(metadata, dict) else None
+    if not isinstance(text, str):
+        raise ModelError(f"{path.name} holds no medsr model card; it was not written by medsr")
+    try:
+        return ModelCard.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ModelError(f"{path.name}: its card is not one of {FORMAT} ({where}: {first['msg']})") from error

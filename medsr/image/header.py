@@ -1,0 +1,37 @@
+"""What a scan's file says of it before any voxel is read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from medsr.image.geometry import Geometry
+from medsr.image.volume import Modality
+
+
+@dataclass(frozen=True, eq=False)
+class Header:
+    """The result of ``inspect``: everything that planning needs, from headers and sidecars alone.
+
+    modality: None when only the voxels can tell. slice_axis: 0, 1 or 2. slice_thickness in mm, None when not stated.
+    acquired: matrix size that was truly acquired per axis, None where not stated.
+    volumes: how many 3-D volumes the file holds. foreign: why the values are not an MR or CT image (label map, ADC
+    map, phase, PET, 8-bit windowed CT), or None. warnings: one line each, for the user. extra: what the writer of the same format needs to keep
+    header fields that still hold (opaque to every other module).
+    """
+
+    path: Path
+    format: Literal["nifti", "mgh", "dicom"]
+    geometry: Geometry
+    dtype: str
+    modality: Modality | None
+    modality_evidence: str
+    slice_axis: int
+    slice_thickness: float | None = None
+    acquisition_type: Literal["2D", "3D"] | None = None
+    acquired: tuple[int | None, int | None, int | None] = (None, None, None)
+    volumes: int = 1
+    foreign: str | None = None
+    warnings: tuple[str, ...] = ()
+    extra: Any = field(default=None, repr=False)
