@@ -1,0 +1,63 @@
+"""What tests share: the real scans, the command line, and reproducible property tests."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+ROOT = Path(__file__).resolve().parent.parent
+IN_CI = os.environ.get("CI", "").lower() not in ("", "0", "false")
+
+# No deadline: the first call of a torch kernel is slow. In CI the same examples on every run.
+settings.register_profile("local", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile(
+    "ci", deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("ci" if IN_CI else "local")
+
+RunCli = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """Folder of real scans: $MEDSR_DATA, else ../shared/data beside the repository. Absent: skip, in CI fail."""
+    path = Path(os.environ.get("MEDSR_DATA") or ROOT.parent / "shared" / "data")
+    if (path / "INDEX.csv").is_file():
+        return path
+    reason = f"no real scans: {path} has no INDEX.csv (set MEDSR_DATA)"
+    if IN_CI:
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def run_cli() -> RunCli:
+    """Run ``python -m medsr`` as a user would, in a process of its own; gives returncode, stdout and stderr."""
+
+    def run(
+        *args: str | Path, cwd: Path | None = None, env: dict[str, str] | None = None, timeout: float = 300
+    ) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "medsr", *map(str, args)],
+            cwd=cwd,
+            env=checkout_environment() | (env or {}),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+
+    return run
+
+
+def checkout_environment() -> dict[str, str]:
+    """The environment in which a child process imports this checkout, whatever else is installed."""
+    path = os.pathsep.join(p for p in (str(ROOT), os.environ.get("PYTHONPATH", "")) if p)
+    return os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
