@@ -2,65 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import math
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from medsr.image.geometry import Geometry
+from medsr.card import ModelCard
+from medsr.errors import InputError, PlanError
+from medsr.image.geometry import Geometry, Triple
+from medsr.image.header import Header
+from medsr.image.profile import IDENTITY, AxisProfiles, choose_profiles, condition
+from medsr.image.profile import AxisProfile as AxisProfile
 from medsr.image.volume import Modality
+from medsr.machine import available_memory, gigabytes
+from medsr.outputs import check_output
+from medsr.passes import Pass as Pass
+from medsr.passes import check_grids, make_passes
+from medsr.request import SAME_SPACING, check_request, target_grid
+from medsr.request import Consistency as Consistency
+from medsr.request import Request as Request
+from medsr.request import SamplerName as SamplerName
 
-Consistency = Literal["auto", "hard", "soft", "off"]
-SamplerName = Literal["heun", "euler", "dpmpp2m", "ancestral"]
-
-
-@dataclass(frozen=True)
-class Request:
-    """What the user asks for; the defaults are those of ``medsr upscale`` (docs: reference)."""
-
-    scale: tuple[float, ...] | None = None  # one number: in plane; three: i, j, k
-    spacing: tuple[float, ...] | None = None  # mm; one number: all axes
-    isotropic: bool = False
-    texture: float = 0.0
-    samples: int = 1
-    steps: int = 10
-    sampler: SamplerName = "heun"
-    seed: int = 0
-    uncertainty: bool = False
-    detail_map: bool = False
-    profile: str = "auto"
-    consistency: Consistency = "auto"
-    from_acquired: Literal["auto", "off"] = "auto"
-    modality: Literal["auto", "mr", "ct"] = "auto"
-    volume: int | Literal["all"] | None = None
-    prefer: Literal["sform", "qform"] | None = None
-    assume_spacing: tuple[float, ...] | None = None
-    device: str = "auto"
-    model: str = "medsr-base"
-    threads: int | None = None
-    target: Geometry | None = None  # an exact target grid (evaluation); excludes scale, spacing and isotropic
-
-
-@dataclass(frozen=True)
-class AxisProfile:
-    """The assumed point-spread along one axis. kind: identity, sinc, gauss or box; width in units of LR spacing."""
-
-    kind: Literal["identity", "sinc", "gauss", "box"]
-    width: float
-    evidence: str  # "user", "tags: ...", "assumed: ..."
-    known: bool  # False: the network is told that the profile is a guess, and consistency is soft
-
-    def __str__(self) -> str:
-        return self.kind if self.kind in ("identity", "sinc") else f"{self.kind}:{self.width:g}"
-
-
-@dataclass(frozen=True, eq=False)
-class Pass:
-    """One application of the model: from ``source`` to ``target``, over all slices of every plane in ``planes``."""
-
-    source: Geometry
-    target: Geometry
-    planes: tuple[tuple[int, int], ...]  # the two axes that span a network slice
-    profiles: tuple[AxisProfile, AxisProfile, AxisProfile]
+MAX_CONDITION = 10.0  # of A A^T, up to which hard consistency is stable
+SECONDS_PER_PIXEL = 0.4e-6  # one evaluation of the network on two CPU cores; measured, order of magnitude
+FIXED_MEMORY = 1_500_000_000  # bytes: interpreter, libraries, weights and one batch of slices
+VOLUMES_IN_MEMORY = 6  # float32 copies of the output that a run holds at its peak
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,14 +48,31 @@ class Plan:
     seconds: float
     warnings: tuple[str, ...] = ()
 
+    @property
+    def factors(self) -> Triple:
+        """Acquired over target spacing along i, j, k: how much finer each axis becomes."""
+        i, j, k = (a / b for a, b in zip(self.acquired.spacing, self.target.spacing, strict=True))
+        return i, j, k
+
+    @property
+    def profiles(self) -> AxisProfiles:
+        """The scan's own profile along each axis: that of the first pass that scales it."""
+        found = [IDENTITY, IDENTITY, IDENTITY]
+        for step in reversed(self.passes):
+            for axis, profile in enumerate(step.profiles):
+                if profile is not IDENTITY:
+                    found[axis] = profile
+        return found[0], found[1], found[2]
+
     def to_json(self) -> dict[str, Any]:
         """The plan as JSON values."""
-        asked = {k: v for k, v in asdict(self.request).items() if k != "target"}
+        asked = {k: v for k, v in asdict(replace(self.request, target=None)).items() if k != "target"}
         return {
             "input": self.path.name,
             "source": self.source.to_json(),
             "acquired": self.acquired.to_json(),
             "target": self.target.to_json(),
+            "factors": [round(f, 6) for f in self.factors],
             "modality": self.modality or "decided at read",
             "passes": [
                 {
@@ -109,3 +92,136 @@ class Plan:
             "estimated_seconds": self.seconds,
             "warnings": list(self.warnings),
         }
+
+
+def make_plan(
+    header: Header, request: Request, card: ModelCard, output: Path | None = None, *, overwrite: bool = False
+) -> Plan:
+    """What will be done to the scan of ``header``, or the reason why not; reads no voxel.
+
+    output: the file to be written, None when the result stays in memory. Raises ConfigError for a request that cannot
+    be meant, InputError for a 4-D file without a choice, PlanError for what cannot or should not be done, JobError
+    when the output's folder cannot be written.
+    """
+    check_request(request, card)
+    _check_volumes(header, request)
+    modality = _modality(header, request, card)
+    acquired = _acquired_grid(header, request, modality)
+    target = target_grid(header, request)
+    check_grids(acquired, target, card, header)
+    factors = [a / b for a, b in zip(acquired.spacing, target.spacing, strict=True)]
+    scaled = [axis for axis in range(3) if factors[axis] > 1 + SAME_SPACING]
+    undone = tuple(a < s for a, s in zip(acquired.shape, header.geometry.shape, strict=True))
+    profiles = choose_profiles(header, modality, scaled, request.profile, acquired=(undone[0], undone[1], undone[2]))
+    passes = make_passes(acquired, target, header.slice_axis, scaled, profiles, card.max_factor)
+    consistency, notes = _consistency(request, profiles)
+    plan = Plan(
+        path=header.path,
+        source=header.geometry,
+        acquired=acquired,
+        target=target,
+        modality=modality,
+        passes=passes,
+        consistency=consistency,
+        request=request,
+        model=card.name,
+        model_sha256=card.sha256,
+        output=output,
+        memory_bytes=_memory(target, header, request),
+        seconds=round(_seconds(passes, header, request), 1),
+        warnings=(*header.warnings, *notes),
+    )
+    _check_machine(plan)
+    if output is not None:
+        size = 4 * _voxels(target) * _runs(header, request)
+        check_output(header.path, output, request, size, overwrite=overwrite)
+    return plan
+
+
+def _check_volumes(header: Header, request: Request) -> None:
+    if request.volume is None and header.volumes > 1:
+        raise InputError(
+            f"{header.path.name} is 4-D with {header.volumes} volumes; medsr upscales one 3-D volume. Choose one with "
+            f"--volume 0 (to {header.volumes - 1}), or --volume all"
+        )
+    if isinstance(request.volume, int) and not 0 <= request.volume < header.volumes:
+        raise PlanError(f"--volume {request.volume}: {header.path.name} has volumes 0 to {header.volumes - 1}")
+
+
+def _modality(header: Header, request: Request, card: ModelCard) -> Modality | None:
+    chosen: Modality | None = header.modality
+    if request.modality != "auto":
+        chosen = "CT" if request.modality == "ct" else "MR"
+    elif header.foreign is not None:
+        raise PlanError(
+            f"{header.path.name} is not an MR or CT image: {header.foreign}. If it is one, say so with "
+            "--modality mr or --modality ct"
+        )
+    if chosen is not None and chosen not in card.modalities:
+        raise PlanError(
+            f"model {card.name} was trained on {' and '.join(card.modalities)}, and this is a {chosen} scan"
+        )
+    return chosen
+
+
+def _acquired_grid(header: Header, request: Request, modality: Modality | None) -> Geometry:
+    """The grid that was truly sampled: the stored one, or a coarser one when the scanner zero-filled k-space."""
+    if request.from_acquired == "off" or modality != "MR":
+        return header.geometry
+    stored = header.geometry.shape
+    shape = [n if a is None or a < 2 else min(a, n) for a, n in zip(header.acquired, stored, strict=True)]
+    return header.geometry if tuple(shape) == stored else header.geometry.with_shape(shape)
+
+
+def _consistency(request: Request, profiles: AxisProfiles) -> tuple[Literal["hard", "soft", "off"], tuple[str, ...]]:
+    known = all(profile.known for profile in profiles)
+    worst = math.prod(condition(profile) for profile in profiles)
+    if request.consistency == "auto":
+        return ("hard" if known and worst < MAX_CONDITION else "soft"), ()
+    if request.consistency != "hard":
+        return request.consistency, ()
+    if worst >= MAX_CONDITION:
+        raise PlanError(
+            f"--consistency hard: the profile {', '.join(map(str, profiles))} has no stable inverse (condition "
+            f"{worst:.3g}, the limit is {MAX_CONDITION:g}); use --consistency soft"
+        )
+    if not known:
+        return "hard", ("--consistency hard with an assumed profile: a wrong one does harm; name it with --profile",)
+    return "hard", ()
+
+
+def _voxels(geometry: Geometry) -> int:
+    return math.prod(geometry.shape)
+
+
+def _runs(header: Header, request: Request) -> int:
+    return header.volumes if request.volume == "all" else 1
+
+
+def _memory(target: Geometry, header: Header, request: Request) -> int:
+    """Peak in bytes: an upper estimate, which benchmarks/ checks against runs."""
+    copies = VOLUMES_IN_MEMORY + (_runs(header, request) - 1)  # all volumes of a 4-D file are written at once
+    return FIXED_MEMORY + copies * 4 * _voxels(target)
+
+
+def evaluations(request: Request) -> int:
+    """Evaluations of the network per plane and volume: one for the mean, and those of every sample."""
+    if request.texture == 0 and not (request.uncertainty and request.samples > 1):
+        return 1
+    each = 2 * request.steps - 1 if request.sampler == "heun" else request.steps
+    return 1 + request.samples * each
+
+
+def _seconds(passes: tuple[Pass, ...], header: Header, request: Request) -> float:
+    pixels = sum(_voxels(p.target) * len(p.planes) for p in passes)
+    return pixels * evaluations(request) * SECONDS_PER_PIXEL * _runs(header, request)
+
+
+def _check_machine(plan: Plan) -> None:
+    free = available_memory()
+    if free is not None and plan.memory_bytes > free:
+        raise PlanError(
+            f"the output ({'x'.join(map(str, plan.target.shape))} voxels) needs about "
+            f"{gigabytes(plan.memory_bytes)} of memory and {gigabytes(free)} is free; "
+            "ask for a smaller --scale or crop the scan"
+        )

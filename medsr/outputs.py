@@ -1,0 +1,65 @@
+"""The files that a run writes: their names, and whether they may and can be written."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from medsr.errors import JobError, PlanError
+from medsr.machine import available_disk, gigabytes
+from medsr.request import Request
+
+FIXED_DISK = 1_000_000  # bytes: headers and sidecar
+
+
+def stem(path: Path) -> str:
+    """File name without its image suffix: ``scan`` for scan.nii.gz, scan.nii, scan.hdr, scan.mgz."""
+    name = path.name
+    for suffix in (".nii.gz", ".nii", ".hdr.gz", ".img.gz", ".hdr", ".img", ".mgz", ".mgh"):
+        if name.lower().endswith(suffix) and len(name) > len(suffix):
+            return name[: -len(suffix)]
+    return name
+
+
+def default_output(path: Path) -> Path:
+    """``<stem>_sr.nii.gz`` beside the input."""
+    return path.with_name(f"{stem(path)}_sr.nii.gz")
+
+
+def output_files(output: Path, request: Request) -> dict[str, Path]:
+    """Every file a run writes: ``volume``, ``sidecar`` and, when asked for, ``std`` and ``detail``."""
+    base = stem(output)
+    suffix = output.name[len(base) :]
+    files = {"volume": output, "sidecar": output.with_name(f"{base}.json")}
+    if request.uncertainty:
+        files["std"] = output.with_name(f"{base}_std{suffix}")
+    if request.detail_map:
+        files["detail"] = output.with_name(f"{base}_detail{suffix}")
+    return files
+
+
+def check_output(scan: Path, output: Path, request: Request, output_bytes: int, *, overwrite: bool) -> None:
+    """Refuse an output that may not or cannot be written.
+
+    scan: the input. output_bytes: size of one output volume in float32, times the number of volumes. Raises PlanError,
+    or JobError when the folder is read-only.
+    """
+    folder = output.parent
+    if output.is_dir() or not output.name.lower().endswith((".nii", ".nii.gz")):
+        raise PlanError(f"output {output.name}: give a file that ends in .nii or .nii.gz")
+    if not folder.is_dir():
+        raise PlanError(f"the folder of the output does not exist: {folder}. Create it first")
+    same_folder = folder.resolve() == scan.parent.resolve()
+    if (same_folder and stem(output) == stem(scan)) or (output.exists() and output.samefile(scan)):
+        raise PlanError(f"output {output.name} would replace the input or its sidecar; choose another name with -o")
+    files = output_files(output, request)
+    if not overwrite:
+        for path in files.values():
+            if path.exists() or path.is_symlink():
+                raise PlanError(f"{path.name} exists; use --overwrite to replace it, or another name with -o")
+    if not os.access(folder, os.W_OK):
+        raise JobError(f"cannot write into {folder}: permission denied. Choose another place with -o")
+    needed = FIXED_DISK + (len(files) - 1) * output_bytes
+    free = available_disk(folder)
+    if free is not None and needed > free:
+        raise PlanError(f"the output needs up to {gigabytes(needed)} of disk and {gigabytes(free)} is free in {folder}")
