@@ -1,4 +1,4 @@
-"""PSNR and SSIM of a prediction against its reference, as the evaluation protocol fixes them: float64, numpy and scikit-image.
+"""PSNR and SSIM of a prediction against its reference, as the evaluation protocol fixes them, in float64.
 
 The range always comes from the reference, the prediction is never clipped, and windows never reach over an edge.
 """
