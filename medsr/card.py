@@ -7,11 +7,11 @@ import struct
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from medsr.errors import ModelError
 
-FORMAT = "medsr-model/1"
+FORMAT: Literal["medsr-model/1"] = "medsr-model/1"
 WEIGHTS_DIR = Path(__file__).parent / "weights"
 DEFAULT_MODEL = "medsr-base"
 _HEADER_LIMIT = 4 << 20  # bytes; a card with its tensor table is a few tens of kilobytes
@@ -21,10 +21,11 @@ class NetworkSpec(BaseModel):
     """Shape of the slice network; ``image_channels`` differ between the mean and the sampler instance."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    width: int = 64
-    blocks_top: int = 16
-    blocks_bottom: int = 4
-    embedding: int = 128
+    # the bounds keep a forged card from asking for endless layers before one tensor has been looked at
+    width: int = Field(default=64, ge=1, le=1024)
+    blocks_top: int = Field(default=12, ge=1, le=256)
+    blocks_bottom: int = Field(default=6, ge=1, le=256)
+    embedding: int = Field(default=128, ge=1, le=4096)
 
 
 class ModelCard(BaseModel):
@@ -37,7 +38,7 @@ class ModelCard(BaseModel):
     sha256: str = ""  # of the tensor bytes in the order of their names; checked on load
     modalities: tuple[Literal["MR", "CT"], ...] = ("MR", "CT")
     network: NetworkSpec = NetworkSpec()
-    context: int = 1  # neighbour slices on each side
+    context: int = Field(default=1, ge=0, le=16)  # neighbour slices on each side
     has_sampler: bool = False
     max_factor: float = 6.0  # largest factor of one pass
     spacing_mm: tuple[float, float] = (0.1, 12.0)  # voxel spacing the model may be used on
@@ -72,6 +73,11 @@ def list_models() -> list[str]:
     return sorted(p.stem for p in WEIGHTS_DIR.glob("*.safetensors"))
 
 
+def _is_pickle(start: bytes) -> bool:
+    """Whether a file starts as PyTorch's zip archive or as a pickle of protocol 2 to 5."""
+    return start.startswith(b"PK\x03\x04") or (start[0] == 0x80 and start[1] in (2, 3, 4, 5) and start[2:] != bytes(6))
+
+
 def read_header(path: Path) -> dict[str, Any]:
     """The JSON header of a safetensors file, reading no tensor. Raises ModelError when it is not one."""
     size = path.stat().st_size
@@ -80,11 +86,13 @@ def read_header(path: Path) -> dict[str, Any]:
         if len(prefix) < 8:
             raise ModelError(f"{path.name} is {size} bytes; a safetensors file is longer. Copy it again")
         length = struct.unpack("<Q", prefix)[0]
+        if _is_pickle(prefix):
+            raise ModelError(f"{path.name} is a pickle; medsr reads only .safetensors files and never unpickles")
         if length > min(_HEADER_LIMIT, size - 8):
             raise ModelError(f"{path.name} is not a safetensors file (its header would be {length} bytes)")
         try:
             header = json.loads(stream.read(length))
-        except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:
             raise ModelError(f"{path.name} has a damaged header: not JSON. Copy it again") from error
     if not isinstance(header, dict):
         raise ModelError(f"{path.name} has a damaged header: not a JSON object")
