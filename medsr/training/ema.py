@@ -1,0 +1,22 @@
+"""Exponential moving average of weights, quick at first so that short trainings profit too."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+DECAY = 0.999
+
+
+def start_ema(parameters: Iterable[nn.Parameter]) -> list[Tensor]:
+    """A copy of the weights to average into."""
+    return [p.detach().clone() for p in parameters]
+
+
+@torch.no_grad()
+def update_ema(average: Sequence[Tensor], parameters: Sequence[nn.Parameter], step: int) -> None:
+    """``average <- d average + (1 - d) weights`` with ``d = min(DECAY, (1 + step) / (10 + step))``."""
+    decay = min(DECAY, (1 + step) / (10 + step))
+    torch._foreach_lerp_(list(average), [p.detach() for p in parameters], 1 - decay)

@@ -1,0 +1,111 @@
+"""The training configuration and the volumes that it names."""
+
+from __future__ import annotations
+
+import csv
+import os
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+from monai.data import CacheDataset
+from monai.transforms import Compose
+from pydantic import BaseModel, ConfigDict
+
+from medsr.card import NetworkSpec
+from medsr.errors import ConfigError
+from medsr.image.volume import Modality
+from medsr.training.draws import Sharpness, Source
+from medsr.transforms import LoadVolumed, Normalised
+
+
+class Stage(BaseModel):
+    """One part of a training: which network, how long, how fast."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    part: Literal["mean", "variance", "sampler"]
+    minutes: float  # of wall clock on the machine at hand; resumed runs count what is already spent
+    steps: int | None = None  # instead of minutes: a fixed number, which makes a run repeatable bit by bit
+    learning_rate: float = 8e-4
+    batch: int = 16
+
+
+class TrainingConfig(BaseModel):
+    """``medsr train CONFIG``; every value can be changed by ``--set key=value``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    name: str
+    version: str
+    data: str  # folder with an INDEX.csv, relative to $MEDSR_DATA
+    stages: tuple[Stage, ...]
+    network: NetworkSpec = NetworkSpec()
+    context: int = 1
+    patch: int = 96
+    seed: int = 0
+    weight_decay: float = 1e-4
+    clip: float = 1.0
+    save_every_minutes: float = 4.0
+    phantom_weight: float = 0.3  # of a phantom against a person
+    mr_share: float = 0.6  # of all samples
+    licence: str = "Apache-2.0"
+
+
+def data_root() -> Path:
+    """``$MEDSR_DATA``, else ``../shared/data`` beside the working folder. Raises ConfigError when there is neither."""
+    root = Path(os.environ.get("MEDSR_DATA", "../shared/data"))
+    if not (root / "INDEX.csv").is_file():
+        raise ConfigError(f"no INDEX.csv in {root}; set MEDSR_DATA to the folder that holds the training volumes")
+    return root
+
+
+def training_rows(root: Path) -> list[dict[str, str]]:
+    """Rows of INDEX.csv that may enter weights: split train, open licence."""
+    with (root / "INDEX.csv").open(newline="") as stream:
+        rows = [r for r in csv.DictReader(stream) if r["split"] == "train" and r["weights_ok"] == "yes"]
+    if not rows:
+        raise ConfigError(f"{root / 'INDEX.csv'} has no row with split = train and weights_ok = yes")
+    return rows
+
+
+def load_sources(root: Path, config: TrainingConfig) -> list[Source]:
+    """Read, normalise and cache every training volume through MONAI."""
+    rows = training_rows(root)
+    items = [{"image": str(root / r["file"]), "modality": r["modality"], "row": r} for r in rows]
+    dataset = CacheDataset(
+        items, Compose([LoadVolumed("image"), Normalised("image")]), cache_rate=1.0, num_workers=2, progress=False
+    )
+    loaded = [cast(dict[str, Any], dataset[i]) for i in range(len(rows))]
+    weights = sample_weights(rows, config)
+    return [_source(item, row, w) for item, row, w in zip(loaded, rows, weights, strict=True)]
+
+
+def sample_weights(rows: list[dict[str, str]], config: TrainingConfig) -> list[float]:
+    """Equal chance per subject within a modality, less for phantoms; the modalities share as configured."""
+    person = [r["subject"].split(" ")[0].split("-lab")[0] for r in rows]
+    person = ["RORDEN" if p.startswith("RORDEN") else p for p in person]
+    raw = [
+        (config.phantom_weight if r["phantom"] != "no" else 1.0) / person.count(p) ** 0.7
+        for r, p in zip(rows, person, strict=True)
+    ]
+    share = {"MR": config.mr_share, "CT": 1 - config.mr_share}
+    total = {m: sum(w for w, r in zip(raw, rows, strict=True) if r["modality"] == m) for m in share}
+    return [w * share[r["modality"]] / total[r["modality"]] for w, r in zip(raw, rows, strict=True)]
+
+
+def _source(item: dict[str, Any], row: dict[str, str], weight: float) -> Source:
+    image = item["image"]
+    array = np.ascontiguousarray(image[0].numpy(), dtype=np.float32)
+    spacing = tuple(float(v) for v in row["spacing"].split("x"))
+    sharpness = cast(tuple[Sharpness, Sharpness, Sharpness], tuple(row["native"].split("/")))
+    widest = max(range(3), key=lambda a: spacing[a])
+    others = [spacing[a] for a in range(3) if a != widest]
+    slice_axis = widest if spacing[widest] >= 1.1 * max(others) else 2
+    return Source(
+        array,
+        (spacing[0], spacing[1], spacing[2]),
+        sharpness,
+        slice_axis,
+        cast(Modality, row["modality"]),
+        row["subject"],
+        weight,
+    )
