@@ -106,8 +106,8 @@ def make_plan(
     check_request(request, card)
     _check_volumes(header, request)
     modality = _modality(header, request, card)
-    acquired = _acquired_grid(header, request, modality)
     target = target_grid(header, request)
+    acquired = _acquired_grid(header, request, modality, target)
     check_grids(acquired, target, card, header)
     factors = [a / b for a, b in zip(acquired.spacing, target.spacing, strict=True)]
     scaled = [axis for axis in range(3) if factors[axis] > 1 + SAME_SPACING]
@@ -164,13 +164,19 @@ def _modality(header: Header, request: Request, card: ModelCard) -> Modality | N
     return chosen
 
 
-def _acquired_grid(header: Header, request: Request, modality: Modality | None) -> Geometry:
-    """The grid that was truly sampled: the stored one, or a coarser one when the scanner zero-filled k-space."""
+def _acquired_grid(header: Header, request: Request, modality: Modality | None, target: Geometry) -> Geometry:
+    """The grid that was truly sampled: the stored one, or a coarser one when the scanner zero-filled k-space.
+
+    Only along axes that are to become finer: along the others there is nothing to win.
+    """
+    stored = header.geometry
     if request.from_acquired == "off" or modality != "MR":
-        return header.geometry
-    stored = header.geometry.shape
-    shape = [n if a is None or a < 2 else min(a, n) for a, n in zip(header.acquired, stored, strict=True)]
-    return header.geometry if tuple(shape) == stored else header.geometry.with_shape(shape)
+        return stored
+    shape = [
+        min(count, n) if count is not None and count >= 2 and fine < old * (1 - SAME_SPACING) else n
+        for count, n, fine, old in zip(header.acquired, stored.shape, target.spacing, stored.spacing, strict=True)
+    ]
+    return stored if tuple(shape) == stored.shape else stored.with_shape(shape)
 
 
 def _consistency(request: Request, profiles: AxisProfiles) -> tuple[Literal["hard", "soft", "off"], tuple[str, ...]]:

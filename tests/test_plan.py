@@ -152,11 +152,11 @@ def test_a_split_target_with_an_offset_keeps_the_targets_extent():
 
 def test_zero_filled_scan_starts_from_what_was_acquired():
     scan = header((0.5, 0.5, 1), shape=(512, 460, 20), acquired=(256, 230, None))
-    made = make_plan(scan, Request(scale=(1, 1, 2)), CARD)
+    made = make_plan(scan, Request(), CARD)
     assert made.acquired.shape == (256, 230, 20)
     assert made.acquired.field_of_view == pytest.approx(scan.geometry.field_of_view)
-    assert made.target.shape == (512, 460, 40)
-    assert made.factors == pytest.approx((2, 2, 2))
+    assert made.target.shape == (1024, 920, 20)
+    assert made.factors == pytest.approx((4, 4, 1))
     assert made.profiles[0].known
     assert made.profiles[0].kind == "sinc"
     off = make_plan(scan, Request(scale=(2, 2, 1), from_acquired="off"), CARD)
@@ -166,9 +166,11 @@ def test_zero_filled_scan_starts_from_what_was_acquired():
 
 
 @pytest.mark.parametrize(("acquired", "modality"), [((512, 600, None), "MR"), ((256, 256, None), "CT")])
-def test_not_zero_filled(acquired, modality):
+def test_not_zero_filled_or_not_to_become_finer(acquired, modality):
     scan = header((0.5, 0.5, 1), shape=(512, 460, 20), acquired=acquired, modality=modality)
     assert make_plan(scan, Request(), CARD).acquired is scan.geometry
+    filled = header((0.5, 0.5, 1), shape=(512, 460, 20), acquired=(256, 230, None))
+    assert make_plan(filled, Request(scale=(1, 1, 2)), CARD).acquired is filled.geometry
 
 
 # --- consistency
