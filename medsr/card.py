@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from medsr.errors import ModelError
+from medsr.image.files import display_name
 
 FORMAT: Literal["medsr-model/1"] = "medsr-model/1"
 WEIGHTS_DIR = Path(__file__).parent / "weights"
@@ -60,12 +61,14 @@ def model_path(model: str | Path) -> Path:
     if path.suffix == ".safetensors":
         if path.is_file():
             return path
-        raise ModelError(f"{path} does not exist; give a .safetensors file or one of: {', '.join(list_models())}")
+        raise ModelError(
+            f"{display_name(path)} does not exist; give a .safetensors file or one of: {', '.join(list_models())}"
+        )
     packaged = WEIGHTS_DIR / f"{model}.safetensors"
     if str(model) in list_models():
         return packaged
     hint = "medsr reads only .safetensors files and never unpickles" if path.is_file() else "no such model"
-    raise ModelError(f"{model}: {hint}. Packaged models: {', '.join(list_models()) or 'none'}")
+    raise ModelError(f"{display_name(path)}: {hint}. Packaged models: {', '.join(list_models()) or 'none'}")
 
 
 def list_models() -> list[str]:
@@ -84,18 +87,20 @@ def read_header(path: Path) -> dict[str, Any]:
     with path.open("rb") as stream:
         prefix = stream.read(8)
         if len(prefix) < 8:
-            raise ModelError(f"{path.name} is {size} bytes; a safetensors file is longer. Copy it again")
+            raise ModelError(f"{display_name(path)} is {size} bytes; a safetensors file is longer. Copy it again")
         length = struct.unpack("<Q", prefix)[0]
         if _is_pickle(prefix):
-            raise ModelError(f"{path.name} is a pickle; medsr reads only .safetensors files and never unpickles")
+            raise ModelError(
+                f"{display_name(path)} is a pickle; medsr reads only .safetensors files and never unpickles"
+            )
         if length > min(_HEADER_LIMIT, size - 8):
-            raise ModelError(f"{path.name} is not a safetensors file (its header would be {length} bytes)")
+            raise ModelError(f"{display_name(path)} is not a safetensors file (its header would be {length} bytes)")
         try:
             header = json.loads(stream.read(length))
         except (ValueError, RecursionError) as error:
-            raise ModelError(f"{path.name} has a damaged header: not JSON. Copy it again") from error
+            raise ModelError(f"{display_name(path)} has a damaged header: not JSON. Copy it again") from error
     if not isinstance(header, dict):
-        raise ModelError(f"{path.name} has a damaged header: not a JSON object")
+        raise ModelError(f"{display_name(path)} has a damaged header: not a JSON object")
     return header
 
 
@@ -105,10 +110,10 @@ def read_card(model: str | Path = DEFAULT_MODEL) -> ModelCard:
     metadata = read_header(path).get("__metadata__")
     text = metadata.get("medsr") if isinstance(metadata, dict) else None
     if not isinstance(text, str):
-        raise ModelError(f"{path.name} holds no medsr model card; it was not written by medsr")
+        raise ModelError(f"{display_name(path)} holds no medsr model card; it was not written by medsr")
     try:
         return ModelCard.model_validate_json(text)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise ModelError(f"{path.name}: its card is not one of {FORMAT} ({where}: {first['msg']})") from error
+        raise ModelError(f"{display_name(path)}: its card is not one of {FORMAT} ({where}: {first['msg']})") from error

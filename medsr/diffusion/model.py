@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +16,8 @@ from torch import Tensor, nn
 from medsr.card import ModelCard, model_path, read_card, read_header
 from medsr.diffusion.device import resolve_device
 from medsr.diffusion.network import SliceNetwork, VarianceHead, build_networks
-from medsr.errors import JobError, ModelError
+from medsr.errors import ModelError
+from medsr.image.files import atomic_write, display_name
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -71,9 +70,12 @@ def save_model(path: Path, card: ModelCard, tensors: Mapping[str, Tensor]) -> Mo
     _check_shapes(_shapes(half), _shapes(named_tensors(_networks_without_memory(card, half))), path)
     for name, tensor in half.items():
         if not bool(torch.isfinite(tensor).all()):
-            raise ModelError(f"{path.name}: {name} holds values that float16 cannot; was the training diverging?")
+            raise ModelError(
+                f"{display_name(path)}: {name} holds values that float16 cannot; was the training diverging?"
+            )
     card = card.model_copy(update={"sha256": tensor_sha256(half)})
-    _write_atomically(path, safetensors.save(half, metadata={"medsr": card.to_json()}))
+    with atomic_write(path, overwrite=True) as stream:
+        stream.write(safetensors.save(half, metadata={"medsr": card.to_json()}))
     return card
 
 
@@ -111,9 +113,9 @@ def _table(path: Path) -> Shapes:
 def _half_shape(name: str, entry: Any, path: Path) -> tuple[int, ...]:
     shape = entry.get("shape") if isinstance(entry, dict) else None
     if not isinstance(shape, list) or not all(type(n) is int for n in shape):
-        raise ModelError(f"{path.name} has a damaged header: no shape for {name}. Copy it again")
+        raise ModelError(f"{display_name(path)} has a damaged header: no shape for {name}. Copy it again")
     if entry.get("dtype") != "F16":
-        raise ModelError(f"{path.name}: {name} has type {entry.get('dtype')}; a medsr model is stored in F16")
+        raise ModelError(f"{display_name(path)}: {name} has type {entry.get('dtype')}; a medsr model is stored in F16")
     return tuple(shape)
 
 
@@ -123,10 +125,12 @@ def _check_shapes(found: Shapes, expected: Shapes, path: Path) -> None:
     for kind, names in (("lacks", expected.keys() - found.keys()), ("has the unknown", found.keys() - expected.keys())):
         if names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-            raise ModelError(f"{path.name} {kind} tensor {min(names)}{more}; {remedy}")
+            raise ModelError(f"{display_name(path)} {kind} tensor {min(names)}{more}; {remedy}")
     for name in sorted(expected):
         if found[name] != expected[name]:
-            raise ModelError(f"{path.name}: {name} is {found[name]}, the network wants {expected[name]}; {remedy}")
+            raise ModelError(
+                f"{display_name(path)}: {name} is {found[name]}, the network wants {expected[name]}; {remedy}"
+            )
 
 
 def _read_tensors(path: Path, card: ModelCard) -> dict[str, Tensor]:
@@ -134,28 +138,12 @@ def _read_tensors(path: Path, card: ModelCard) -> dict[str, Tensor]:
     try:
         tensors = safetensors.load(path.read_bytes())
     except (SafetensorError, OSError, ValueError) as error:
-        raise ModelError(f"{path.name} is truncated or damaged ({error}). Copy it again") from error
+        raise ModelError(f"{display_name(path)} is truncated or damaged ({error}). Copy it again") from error
     found = tensor_sha256(tensors)
     if found != card.sha256:
+        told = card.sha256[:12] or "nothing"
         raise ModelError(
-            f"{path.name}: the weights have sha256 {found[:12]}, their card says {card.sha256[:12] or 'nothing'}; "
+            f"{display_name(path)}: the weights have sha256 {found[:12]}, their card says {told}; "
             "the file is damaged or was changed. Copy it again"
         )
     return tensors
-
-
-def _write_atomically(path: Path, data: bytes) -> None:
-    """Write under a name of its own in the same folder, sync, then rename: no half file under the final name."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    try:
-        with temporary.open("xb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise JobError(
-            f"{path} cannot be written: {error.strerror or error}; free space or choose another folder"
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
