@@ -203,7 +203,7 @@ def test_documentation_names_only_options_that_exist() -> None:
     for page in [*PAGES, ROOT / "README.md"]:
         for block in re.findall(r"^```bash\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE):
             for line in block.splitlines():
-                words = line.partition("#")[0].split()
+                words = [w for w in line.partition("#")[0].split() if not re.match(r"[A-Z_]+=", w)]
                 if words[:1] != ["medsr"]:
                     continue
                 named = next((c for c in (" ".join(words[:3]), " ".join(words[:2])) if c in options), None)
