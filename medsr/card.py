@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
 from pathlib import Path
 from typing import Any, Literal
@@ -83,25 +84,34 @@ def _is_pickle(start: bytes) -> bool:
 
 def read_header(path: Path) -> dict[str, Any]:
     """The JSON header of a safetensors file, reading no tensor. Raises ModelError when it is not one."""
-    size = path.stat().st_size
-    with path.open("rb") as stream:
-        prefix = stream.read(8)
-        if len(prefix) < 8:
-            raise ModelError(f"{display_name(path)} is {size} bytes; a safetensors file is longer. Copy it again")
-        length = struct.unpack("<Q", prefix)[0]
-        if _is_pickle(prefix):
-            raise ModelError(
-                f"{display_name(path)} is a pickle; medsr reads only .safetensors files and never unpickles"
-            )
-        if length > min(_HEADER_LIMIT, size - 8):
-            raise ModelError(f"{display_name(path)} is not a safetensors file (its header would be {length} bytes)")
-        try:
-            header = json.loads(stream.read(length))
-        except (ValueError, RecursionError) as error:
-            raise ModelError(f"{display_name(path)} has a damaged header: not JSON. Copy it again") from error
+    name = display_name(path)
+    try:
+        with path.open("rb") as stream:
+            size = os.fstat(stream.fileno()).st_size
+            prefix = stream.read(8)
+            length = _header_length(prefix, size, name)
+            text = stream.read(length)
+    except OSError as error:
+        raise ModelError(f"{name} cannot be read: {error.strerror}. Check its permissions") from error
+    try:
+        header = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"{name} has a damaged header: not JSON. Copy it again") from error
     if not isinstance(header, dict):
-        raise ModelError(f"{display_name(path)} has a damaged header: not a JSON object")
+        raise ModelError(f"{name} has a damaged header: not a JSON object")
     return header
+
+
+def _header_length(prefix: bytes, size: int, name: str) -> int:
+    """Length in bytes of the JSON text, from the first eight bytes of a file of ``size`` bytes."""
+    if len(prefix) < 8:
+        raise ModelError(f"{name} is {size} bytes; a safetensors file is longer. Copy it again")
+    if _is_pickle(prefix):
+        raise ModelError(f"{name} is a pickle; medsr reads only .safetensors files and never unpickles")
+    length: int = struct.unpack("<Q", prefix)[0]
+    if length > min(_HEADER_LIMIT, size - 8):
+        raise ModelError(f"{name} is not a safetensors file (its header would be {length} bytes)")
+    return length
 
 
 def read_card(model: str | Path = DEFAULT_MODEL) -> ModelCard:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import struct
 import subprocess
@@ -171,6 +172,14 @@ def test_a_folder_is_no_model(tmp_path):
     (tmp_path / "m.safetensors").mkdir()
     with pytest.raises(ModelError, match="does not exist"):
         read_card(tmp_path / "m.safetensors")
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
+def test_no_permission(tmp_path):
+    path = with_card(tmp_path / "m.safetensors", CARD.to_json())
+    path.chmod(0)
+    with pytest.raises(ModelError, match="cannot be read"):
+        read_card(path)
 
 
 def test_a_link_to_a_model_is_followed(tmp_path):
