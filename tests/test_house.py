@@ -212,6 +212,25 @@ def test_documentation_names_only_options_that_exist() -> None:
                 assert not unknown, f"{page.name}: {line}: {unknown}"
 
 
+@pytest.mark.parametrize("page", ["README.md", "docs/howto.md"])
+def test_python_examples_run(tmp_path: Path, scan: Path, page: str) -> None:
+    """The Python blocks of a page, run as they stand beside a scan of the name that they use."""
+    code = "\n".join(re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(), re.DOTALL | re.MULTILINE))
+    scan.rename(tmp_path / "scan.nii.gz")
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert nibabel.load(tmp_path / "scan_sr.nii.gz").shape == (48, 48, 9)
+
+
 def test_medical_honesty() -> None:
     """README and the pages that show outputs say what the output is not."""
     for page in (
