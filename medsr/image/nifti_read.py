@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -144,18 +145,17 @@ def _refuse_foreign(reason: str | None, name: str, modality: Modality | None) ->
         raise PlanError(f"{name} is {reason}; medsr upscales MR and CT images. If it is one, {EXPLICIT}")
 
 
-def _voxels(stream: object, layout: Layout, name: str) -> Array:
+def _voxels(stream: BinaryIO, layout: Layout, name: str) -> Array:
     """The next volume of the stream as C-ordered float32, scaled."""
     stored = np.empty(layout.volume_bytes, np.uint8)
-    read_exactly(stream, memoryview(stored), name)  # type: ignore[arg-type]
+    read_exactly(stream, stored.data, name)
     raw = stored.view(layout.dtype).reshape(layout.shape, order="F")
     array = np.empty(layout.shape, np.float32)
     with np.errstate(over="ignore", invalid="ignore"):
-        if layout.slope is None:
-            array[...] = raw
-            return array
-        for i in range(layout.shape[0]):  # slab by slab: a float64 copy of the whole would be the peak of the run
-            array[i] = raw[i].astype(np.float64) * layout.slope + layout.inter
+        # One j at a time: four times faster than a whole transposition, and no float64 copy of the whole.
+        for j in range(layout.shape[1]):
+            plane = raw[:, j]
+            array[:, j] = plane if layout.slope is None else plane.astype(np.float64) * layout.slope + layout.inter
     return array
 
 

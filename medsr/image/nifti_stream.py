@@ -55,7 +55,7 @@ def opened(path: Path) -> Iterator[BinaryIO]:
             yield stack.enter_context(igzip.IGzipFile(fileobj=raw, mode="rb")) if packed else raw
     except EOFError as error:
         raise InputError(f"{name} is truncated: the gzip stream ends early; copy or download it again") from error
-    except (gzip.BadGzipFile, IsalError) as error:
+    except (gzip.BadGzipFile, IsalError) as error:  # type: ignore[misc]  # isal's stub calls the class an instance
         raise InputError(f"{name} is corrupt ({error}); copy or download it again") from error
     except OSError as error:
         reason = error.strerror or str(error)

@@ -26,6 +26,7 @@ _SLAB = 1 << 22  # voxels that are converted and packed at a time
 _ESTIMATE = 1001
 _ALIGNED = 2  # form code for a grid whose place in the patient the source did not state
 
+Stored = np.dtype[np.int16] | np.dtype[np.float32]
 Mask = NDArray[np.bool_]
 Store = Literal["auto", "int16", "float32"]
 
@@ -76,9 +77,7 @@ def write(
             _write_stream(file, raw, layout, volumes, masks, stored)
 
 
-def _stored_type(
-    volumes: list[Volume], masks: Sequence[Mask | None], dtype: Store, estimate: str
-) -> np.dtype[np.int16] | np.dtype[np.float32]:
+def _stored_type(volumes: list[Volume], masks: Sequence[Mask | None], dtype: Store, estimate: str) -> Stored:
     limits = np.iinfo(np.int16)
     fits = all(m is None or not m.any() for m in masks) and all(
         v.array.min() >= limits.min - 0.5 and v.array.max() < limits.max + 0.5 for v in volumes
@@ -92,7 +91,7 @@ def _stored_type(
 def make_header(
     geometry: Geometry,
     volumes: int,
-    stored: np.dtype[np.int16] | np.dtype[np.float32],
+    stored: Stored,
     source: Layout | None,
     slice_axis: int,
     description: str,
@@ -177,7 +176,7 @@ def _write_stream(
     source: Layout | None,
     volumes: list[Volume],
     masks: Sequence[Mask | None],
-    stored: np.dtype[np.int16] | np.dtype[np.float32],
+    stored: Stored,
 ) -> None:
     extensions = _extensions(source)
     stream.write(raw.binaryblock)
@@ -189,15 +188,15 @@ def _write_stream(
             stream.write(slab)
 
 
-def _slabs(volume: Volume, mask: Mask | None, stored: np.dtype[np.int16] | np.dtype[np.float32]) -> Iterator[bytes]:
+def _slabs(volume: Volume, mask: Mask | None, stored: Stored) -> Iterator[memoryview]:
     """Voxels in file order (i fastest), some slices of k at a time."""
     ni, nj, nk = volume.array.shape
     depth = max(1, _SLAB // (ni * nj))
     for k in range(0, nk, depth):
-        slab = volume.array[:, :, k : k + depth]
-        if stored.kind == "i":
-            slab = np.rint(slab)
-        slab = slab.astype(stored)
-        if mask is not None:
-            slab[mask[:, :, k : k + depth]] = np.nan if stored.kind == "f" else 0
-        yield slab.tobytes(order="F")
+        part = volume.array[:, :, k : k + depth]
+        slab = np.empty(part.shape, stored, order="F")
+        for j in range(nj):  # a transposition by planes is several times faster than one of the whole
+            slab[:, j] = np.rint(part[:, j]) if stored.kind == "i" else part[:, j]
+        if mask is not None and stored.kind == "f":
+            slab[mask[:, :, k : k + depth]] = np.nan
+        yield slab.reshape(-1, order="F").data.cast("B")

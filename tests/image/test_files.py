@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from medsr.errors import JobError, PlanError
+from medsr.image.files import atomic_write, display_name, sha256_of
+
+
+def test_writes_whole_files(tmp_path: Path) -> None:
+    with atomic_write(tmp_path / "a b \N{GREEK SMALL LETTER MU}\n.nii") as stream:
+        stream.write(b"scan")
+        assert len(list(tmp_path.iterdir())) == 1, "only the temporary name is there while writing"
+    assert [p.name for p in tmp_path.iterdir()] == ["a b \N{GREEK SMALL LETTER MU}\n.nii"]
+    assert (tmp_path / "a b \N{GREEK SMALL LETTER MU}\n.nii").read_bytes() == b"scan"
+
+
+@pytest.mark.parametrize("fault", [RuntimeError("bug"), KeyboardInterrupt(), SystemExit(143)])
+def test_failure_leaves_nothing(tmp_path: Path, fault: BaseException) -> None:
+    with pytest.raises(type(fault)), atomic_write(tmp_path / "out.nii") as stream:
+        stream.write(b"half")
+        raise fault
+    assert not list(tmp_path.iterdir())
+
+
+def test_failure_keeps_the_old_file(tmp_path: Path) -> None:
+    (tmp_path / "out.nii").write_bytes(b"old")
+    with pytest.raises(RuntimeError), atomic_write(tmp_path / "out.nii", overwrite=True) as stream:
+        stream.write(b"half")
+        raise RuntimeError
+    assert (tmp_path / "out.nii").read_bytes() == b"old"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_killed_while_writing(tmp_path: Path) -> None:
+    """kill -9 runs no cleanup: the final name must not have appeared."""
+    code = (
+        "import os, pathlib, sys; from medsr.image.files import atomic_write\n"
+        "with atomic_write(pathlib.Path(sys.argv[1])) as s:\n    s.write(b'x' * 100000); s.flush(); os.kill(os.getpid(), 9)"
+    )
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "out.nii")], cwd=root, check=False)
+    assert done.returncode == -9
+    assert not (tmp_path / "out.nii").exists()
+
+
+def test_existing_output(tmp_path: Path) -> None:
+    path = tmp_path / "out.nii"
+    path.write_bytes(b"old")
+    with pytest.raises(PlanError, match="exists"), atomic_write(path):
+        pytest.fail("the block must not be entered")
+    with atomic_write(path, overwrite=True) as stream:
+        stream.write(b"new")
+    assert path.read_bytes() == b"new"
+
+
+def test_two_processes_on_one_output(tmp_path: Path) -> None:
+    """The file that another process made meanwhile is not overwritten."""
+    path = tmp_path / "out.nii"
+    with pytest.raises(PlanError, match="exists"), atomic_write(path) as stream:
+        stream.write(b"ours")
+        path.write_bytes(b"theirs")
+    assert path.read_bytes() == b"theirs"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_symbolic_link_is_replaced_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "store").write_bytes(b"original")
+    link = tmp_path / "out.nii"
+    link.symlink_to(tmp_path / "store")
+    with atomic_write(link, overwrite=True) as stream:
+        stream.write(b"new")
+    assert (tmp_path / "store").read_bytes() == b"original"
+    assert not link.is_symlink()
+    assert link.read_bytes() == b"new"
+
+
+def test_dangling_link_counts_as_existing(tmp_path: Path) -> None:
+    (tmp_path / "out.nii").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(PlanError, match="exists"), atomic_write(tmp_path / "out.nii"):
+        pass
+
+
+def test_permissions_follow_the_umask(tmp_path: Path) -> None:
+    old = os.umask(0o027)
+    try:
+        with atomic_write(tmp_path / "out.nii") as stream:
+            stream.write(b"x")
+    finally:
+        os.umask(old)
+    assert (tmp_path / "out.nii").stat().st_mode & 0o777 == 0o640
+
+
+def test_missing_folder(tmp_path: Path) -> None:
+    with pytest.raises(JobError, match="does not exist"), atomic_write(tmp_path / "none" / "out.nii"):
+        pass
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="the superuser may write anywhere")
+def test_read_only_folder(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    try:
+        with pytest.raises(JobError, match="not permitted"), atomic_write(tmp_path / "out.nii"):
+            pass
+    finally:
+        tmp_path.chmod(0o700)
+
+
+def test_folder_in_the_way(tmp_path: Path) -> None:
+    (tmp_path / "out.nii").mkdir()
+    with pytest.raises(JobError, match="folder"), atomic_write(tmp_path / "out.nii", overwrite=True) as stream:
+        stream.write(b"x")
+    assert [p.name for p in tmp_path.iterdir()] == ["out.nii"]
+
+
+def test_name_too_long(tmp_path: Path) -> None:
+    with pytest.raises(JobError, match="too long"), atomic_write(tmp_path / ("x" * 300 + ".nii"), overwrite=True) as s:
+        s.write(b"x")
+    assert not list(tmp_path.iterdir())
+
+
+def test_longest_name_that_the_file_system_takes(tmp_path: Path) -> None:
+    """The temporary name must not be longer than the final one may be."""
+    path = tmp_path / ("x" * 251 + ".nii")
+    with atomic_write(path) as stream:
+        stream.write(b"x")
+    assert path.exists()
+
+
+@pytest.mark.parametrize(("code", "words"), [(errno.ENOSPC, "disk is full"), (errno.EDQUOT, "quota")])
+def test_full_disk(tmp_path: Path, code: int, words: str) -> None:
+    with pytest.raises(JobError, match=words), atomic_write(tmp_path / "out.nii") as stream:
+        stream.write(b"x")
+        raise OSError(code, os.strerror(code))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
+def test_full_device_is_told(tmp_path: Path) -> None:
+    """A real ENOSPC from the operating system, on a stream that buffers."""
+    with pytest.raises(JobError, match="disk is full"), atomic_write(tmp_path / "out.nii") as stream:
+        os.dup2(os.open("/dev/full", os.O_WRONLY), stream.fileno())
+        stream.write(b"x" * 100_000)
+    assert not list(tmp_path.iterdir())
+
+
+def test_hash(tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(b"abc" * 1000)
+    assert sha256_of(tmp_path / "f") == hashlib.sha256(b"abc" * 1000).hexdigest()
+
+
+def test_name_stays_on_one_line() -> None:
+    assert display_name(Path("/x/Schädel 1.nii")) == "Schädel 1.nii"
+    assert display_name(Path("a\nb\x1b[31m.nii")) == "a\\nb\\x1b[31m.nii"
+    assert display_name(Path("bad\udcff.nii")) == "bad\\udcff.nii"
