@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from medsr.errors import JobError, PlanError
+from medsr.image.files import display_name
 from medsr.machine import available_disk, gigabytes
 from medsr.request import Request
 
@@ -38,6 +39,14 @@ def output_files(output: Path, request: Request) -> dict[str, Path]:
     return files
 
 
+def gradient_files(scan: Path, output: Path, request: Request) -> dict[Path, Path]:
+    """Diffusion weightings and directions beside a 4-D file, each with the name of its copy beside the output."""
+    if request.volume != "all":
+        return {}
+    pairs = {scan.with_name(stem(scan) + s): output.with_name(stem(output) + s) for s in (".bval", ".bvec")}
+    return {source: copy for source, copy in pairs.items() if source.is_file()}
+
+
 def check_output(scan: Path, output: Path, request: Request, output_bytes: int, *, overwrite: bool) -> None:
     """Refuse an output that may not or cannot be written.
 
@@ -46,17 +55,19 @@ def check_output(scan: Path, output: Path, request: Request, output_bytes: int, 
     """
     folder = output.parent
     if output.is_dir() or not output.name.lower().endswith((".nii", ".nii.gz")):
-        raise PlanError(f"output {output.name}: give a file that ends in .nii or .nii.gz")
+        raise PlanError(f"output {display_name(output)}: give a file that ends in .nii or .nii.gz")
     if not folder.is_dir():
         raise PlanError(f"the folder of the output does not exist: {folder}. Create it first")
     same_folder = folder.resolve() == scan.parent.resolve()
     if (same_folder and stem(output) == stem(scan)) or (output.exists() and output.samefile(scan)):
-        raise PlanError(f"output {output.name} would replace the input or its sidecar; choose another name with -o")
+        raise PlanError(
+            f"output {display_name(output)} would replace the input or its sidecar; choose another name with -o"
+        )
     files = output_files(output, request)
     if not overwrite:
-        for path in files.values():
+        for path in (*files.values(), *gradient_files(scan, output, request).values()):
             if path.exists() or path.is_symlink():
-                raise PlanError(f"{path.name} exists; use --overwrite to replace it, or another name with -o")
+                raise PlanError(f"{display_name(path)} exists; use --overwrite to replace it, or another name with -o")
     if not os.access(folder, os.W_OK):
         raise JobError(f"cannot write into {folder}: permission denied. Choose another place with -o")
     needed = FIXED_DISK + (len(files) - 1) * output_bytes

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from medsr.card import ModelCard
 from medsr.errors import PlanError
+from medsr.image.files import display_name
 from medsr.image.geometry import Geometry, Triple
 from medsr.image.header import Header
 from medsr.image.profile import IDENTITY, AxisProfile, AxisProfiles
@@ -98,7 +99,7 @@ def _pass_profiles(profiles: AxisProfiles, axes: list[int], part: int) -> AxisPr
 
 def check_grids(acquired: Geometry, target: Geometry, card: ModelCard, header: Header) -> None:
     """Refuse, by a PlanError, a target that cannot be reached from the acquired grid with this model."""
-    name = header.path.name
+    name = display_name(header.path)
     low, high = card.spacing_mm
     if min(acquired.spacing) < low or max(acquired.spacing) > high:
         raise PlanError(

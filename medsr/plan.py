@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from medsr.card import ModelCard
 from medsr.errors import InputError, PlanError
+from medsr.image.files import display_name
 from medsr.image.geometry import Geometry, Triple
 from medsr.image.header import Header
 from medsr.image.profile import IDENTITY, AxisProfiles, choose_profiles, condition
@@ -141,11 +142,11 @@ def make_plan(
 def _check_volumes(header: Header, request: Request) -> None:
     if request.volume is None and header.volumes > 1:
         raise InputError(
-            f"{header.path.name} is 4-D with {header.volumes} volumes; medsr upscales one 3-D volume. Choose one with "
-            f"--volume 0 (to {header.volumes - 1}), or --volume all"
+            f"{display_name(header.path)} is 4-D with {header.volumes} volumes; medsr upscales one 3-D volume. "
+            f"Choose one with --volume 0 (to {header.volumes - 1}), or --volume all"
         )
     if isinstance(request.volume, int) and not 0 <= request.volume < header.volumes:
-        raise PlanError(f"--volume {request.volume}: {header.path.name} has volumes 0 to {header.volumes - 1}")
+        raise PlanError(f"--volume {request.volume}: {display_name(header.path)} has volumes 0 to {header.volumes - 1}")
 
 
 def _modality(header: Header, request: Request, card: ModelCard) -> Modality | None:
@@ -154,7 +155,7 @@ def _modality(header: Header, request: Request, card: ModelCard) -> Modality | N
         chosen = "CT" if request.modality == "ct" else "MR"
     elif header.foreign is not None:
         raise PlanError(
-            f"{header.path.name} is not an MR or CT image: {header.foreign}. If it is one, say so with "
+            f"{display_name(header.path)} is not an MR or CT image: {header.foreign}. If it is one, say so with "
             "--modality mr or --modality ct"
         )
     if chosen is not None and chosen not in card.modalities:

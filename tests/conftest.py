@@ -61,3 +61,28 @@ def checkout_environment() -> dict[str, str]:
     """The environment in which a child process imports this checkout, whatever else is installed."""
     path = os.pathsep.join(p for p in (str(ROOT), os.environ.get("PYTHONPATH", "")) if p)
     return os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A weights file of the smallest network, untrained but complete: mean, variance and sampler."""
+    import torch
+
+    from medsr.card import ModelCard, NetworkSpec
+    from medsr.diffusion.conditions import FEATURES
+    from medsr.diffusion.model import save_model
+    from medsr.diffusion.network import build_networks
+
+    torch.manual_seed(0)
+    card = ModelCard(
+        name="tiny",
+        version="0",
+        network=NetworkSpec(width=32, blocks_top=1, blocks_bottom=1, embedding=16),
+        has_sampler=True,
+        residual_scale=(0.0,) * FEATURES,
+    )
+    networks = build_networks(card)
+    tensors = {f"{part}.{name}": t for part, net in networks.items() for name, t in net.state_dict().items()}
+    path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
+    save_model(path, card, tensors)
+    return path
