@@ -92,7 +92,8 @@ def ssim_3d(reference: Voxels, prediction: Voxels, *, data_range: float) -> floa
     for start in range(0, positions, _SLAB):
         slab = slice(start, min(start + _SLAB, positions) + SSIM_WINDOW - 1)
         total += float(_valid_ssim(reference[slab], prediction[slab], data_range).sum())
-    return total / math.prod(n - SSIM_WINDOW + 1 for n in reference.shape)
+    windows: int = math.prod(n - SSIM_WINDOW + 1 for n in reference.shape)
+    return total / windows
 
 
 def ssim_2d(reference: Voxels, prediction: Voxels, *, data_range: float, axis: int) -> float:

@@ -15,7 +15,7 @@ CLOSING_VOXELS = 3
 Mask = NDArray[np.bool_]
 
 
-def foreground(array: NDArray[np.floating], modality: Modality, slice_axis: int = 2) -> Mask:
+def foreground(array: NDArray[np.floating] | NDArray[np.integer], modality: Modality, slice_axis: int = 2) -> Mask:
     """The patient without the air around it: bool, the shape (I, J, K) of ``array``.
 
     array: finite voxels, in HU for CT and in any unit for MR. MR: above 0.1 x the 99th percentile; CT: above -500 HU.
@@ -71,4 +71,5 @@ def _filled(mask: Mask, slice_axis: int) -> Mask:
     for axis in {0, 1, 2} - {slice_axis}:
         outside[np.take(labels, [0, -1], axis=axis)] = True
     outside[0] = False  # label 0 is the mask itself
-    return ~outside[labels]
+    filled: Mask = ~outside[labels]
+    return filled

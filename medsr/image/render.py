@@ -59,7 +59,7 @@ def to_display_order(array: NDArray[np.floating], geometry: Geometry) -> NDArray
     letters = _axis_letters(geometry)
     codes = geometry.axis_codes
     order = [letters.index(axis) for axis in "RAS"]
-    flips = [k for k, axis in enumerate(order) if codes[axis] != "LPS"[k]]
+    flips = tuple(k for k, axis in enumerate(order) if codes[axis] != "LPS"[k])
     return np.flip(array.transpose(order), flips)
 
 

@@ -1,0 +1,116 @@
+"""The named degradations of the evaluation protocol: the scan that a coarser scanner would have made."""
+
+from __future__ import annotations
+
+import zlib
+from typing import Literal
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from medsr.config import load_config
+from medsr.degradation import Degradation, parse_profile
+from medsr.errors import ConfigError
+from medsr.image.foreground import foreground
+from medsr.image.geometry import Geometry
+from medsr.image.intensity import CT_AIR_HU
+from medsr.image.volume import Modality, Volume
+from medsr.resources import config_path
+
+
+class Noise(BaseModel):
+    """White noise after the operator. mr_percent: of the foreground's 99.5th percentile, Rician. ct_hu: Gaussian."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    mr_percent: float = Field(ge=0)
+    ct_hu: float = Field(ge=0)
+
+
+class Protocol(BaseModel):
+    """One named degradation, see configs/protocols.yaml."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    axes: Literal["in-plane", "slice"]
+    factor: float = Field(gt=1)
+    profile: str
+    magnitude: bool = False
+    noise: Noise | None = None
+    told: bool
+    modalities: tuple[Modality, ...] = ("MR", "CT")
+
+    @field_validator("profile")
+    @classmethod
+    def _known_profile(cls, text: str) -> str:
+        parse_profile(text)
+        return text
+
+    @property
+    def told_profile(self) -> str:
+        """What a method is told, in the form of ``--profile``."""
+        return self.profile if self.told else "auto"
+
+    def scaled_axes(self, slice_axis: int) -> tuple[int, ...]:
+        """The voxel axes that become coarser."""
+        return (slice_axis,) if self.axes == "slice" else tuple(a for a in range(3) if a != slice_axis)
+
+    def coarse_grid(self, fine: Geometry, slice_axis: int) -> Geometry:
+        """The coarse scan's grid: the same field of view, the number of voxels rounded."""
+        axes = self.scaled_axes(slice_axis)
+        return fine.with_scale([1 / self.factor if a in axes else 1.0 for a in range(3)])
+
+
+class _ProtocolFile(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    protocols: dict[str, Protocol]
+
+
+def load_protocols() -> dict[str, Protocol]:
+    """Every named degradation, in the order of configs/protocols.yaml. Raises ConfigError."""
+    return load_config(config_path("protocols.yaml"), _ProtocolFile).protocols
+
+
+def protocol(name: str) -> Protocol:
+    """One protocol by name. Raises ConfigError naming those there are."""
+    known = load_protocols()
+    if name not in known:
+        raise ConfigError(f"unknown protocol {name!r}; there are: {', '.join(known)}")
+    return known[name]
+
+
+def seed_of(file_name: str) -> int:
+    """Seed of a volume's noise: the crc32 of its file name, the same on every machine."""
+    return zlib.crc32(file_name.encode())
+
+
+def simulate(volume: Volume, protocol: Protocol, generator: torch.Generator, *, slice_axis: int) -> Volume:
+    """The scan that a coarser scanner would have made of ``volume``, on a grid with the same field of view.
+
+    volume: (I, J, K); CT values below -1024 HU (padding) are set to -1024 first. generator: on the CPU, for
+    the noise alone, seeded with ``seed_of``. Returns a volume of the coarse grid, whose provenance names the operator.
+    """
+    fine = volume.geometry
+    coarse = protocol.coarse_grid(fine, slice_axis)
+    profile = parse_profile(protocol.profile)
+    A = Degradation.between(fine, coarse, [profile] * 3)
+    array = np.maximum(volume.array, CT_AIR_HU) if volume.modality == "CT" else volume.array
+    y = A(torch.from_numpy(np.ascontiguousarray(array)))
+    if protocol.magnitude and volume.modality == "MR":
+        y = y.abs()
+    if protocol.noise is not None:
+        y = _noisy(y, volume, protocol.noise, generator, slice_axis)
+    provenance = volume.provenance.then(
+        "degraded", profile=protocol.profile, axes=protocol.axes, factor=protocol.factor, shape=list(coarse.shape)
+    )
+    return Volume(y.contiguous().numpy(), coarse, volume.modality, provenance)
+
+
+def _noisy(
+    y: torch.Tensor, reference: Volume, noise: Noise, generator: torch.Generator, slice_axis: int
+) -> torch.Tensor:
+    first, second = torch.randn((2, *y.shape), generator=generator)
+    if reference.modality == "CT":
+        return y + noise.ct_hu * first
+    inside = reference.array[foreground(reference.array, "MR", slice_axis)]
+    sd = noise.mr_percent / 100 * float(np.percentile(inside, 99.5))
+    return torch.hypot(y + sd * first, sd * second)
