@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -26,11 +26,15 @@ _FAR_MM = 1e6
 
 @dataclass(frozen=True, eq=False)
 class Placement:
-    """affine: (4, 4) voxel -> RAS+ mm. source: which header field it came from. code: NIfTI form code of it."""
+    """affine: (4, 4) voxel -> RAS+ mm. source: which header field it came from. code: NIfTI form code of it.
+
+    qform_code: what a copy's qform, holding the same affine, may claim; 0 where the source claims nothing.
+    """
 
     affine: Affine
     source: Literal["sform", "qform", "spacing", "mgh"]
     code: int
+    qform_code: int
     warnings: tuple[str, ...] = ()
 
 
@@ -58,7 +62,8 @@ def place(
         chosen, fault = (sform, sform_fault) if prefer == "sform" else (qform, qform_fault)
         if chosen is None:
             raise InputError(f"{name}: --prefer {prefer}, but its {prefer} {fault}; leave the option out")
-        placed = Placement(chosen, prefer, int(header[f"{prefer}_code"]))
+        code = int(header[f"{prefer}_code"])
+        placed = Placement(chosen, prefer, code, code)
     else:
         placed = _without_preference(header, shape, name, spacing, (sform, sform_fault), (qform, qform_fault), assumed)
     warnings = list(placed.warnings)
@@ -67,7 +72,7 @@ def place(
     if assumed is not None and (spacing_ok or placed.source == "sform") and not np.allclose(assumed, spacing):
         warnings.append("--assume-spacing was not used: the file states a valid spacing")
     check_plausible(placed.affine, name)
-    return Placement(placed.affine, placed.source, placed.code, tuple(warnings))
+    return replace(placed, warnings=tuple(warnings))
 
 
 def _without_preference(
@@ -85,13 +90,13 @@ def _without_preference(
     if sform is not None:
         if qform is None:
             warnings = (f"the qform {qform_fault}; used the sform",) if qform_code and spacing_ok else ()
-            return Placement(sform, "sform", sform_code, warnings)
-        return Placement(sform, "sform", sform_code, _compare(sform, qform, shape, name))
+            return Placement(sform, "sform", sform_code, sform_code if qform_code else 0, warnings)
+        return Placement(sform, "sform", sform_code, qform_code, _compare(sform, qform, shape, name))
     if sform_code != 0 and not (assumed is not None and qform is None):
         way_out = "Use the qform with --prefer qform" if qform is not None else "Give --assume-spacing to go without it"
         raise InputError(f"{name}: the sform {sform_fault}; expected an affine of rectangular voxels. {way_out}")
     if qform is not None:
-        return Placement(qform, "qform", qform_code)
+        return Placement(qform, "qform", qform_code, qform_code)
     if not spacing_ok:
         raise InputError(
             f"{name}: the voxel spacing is {_numbers(spacing)} mm; expected three positive numbers. "
@@ -100,7 +105,7 @@ def _without_preference(
     if qform_code != 0 and assumed is None:
         raise InputError(f"{name}: the qform {qform_fault} and there is no sform; give --assume-spacing to go without")
     warning = "the file does not say how the voxels lie in the patient (sform and qform codes 0); only spacing is known"
-    return Placement(np.diag([*spacing, 1.0]), "spacing", 0, (warning,))
+    return Placement(np.diag([*spacing, 1.0]), "spacing", 0, 0, (warning,))
 
 
 def _sform(header: Any, to_mm: float) -> tuple[Affine | None, str]:

@@ -238,7 +238,7 @@ def _mgh_layout(path: Path, head: bytes, warnings: list[str]) -> Layout:
         warnings.append("the MGH file does not say how the voxels lie in the patient; FreeSurfer's default is used")
     with np.errstate(all="ignore"):
         affine = np.asarray(raw.get_affine(), float)
-    placement = Placement(_checked_mgh(affine, name), "mgh", 1)
+    placement = Placement(_checked_mgh(affine, name), "mgh", 1, 1)
     shape = (dims[0], dims[1], dims[2])
     # After the voxels come TR, angle, TE, TI and tags of no fixed length.
     return Layout(path, _MGH_DATA, np.dtype(_MGH_TYPES[code]), shape, dims[3], None, 0.0, placement, trailer=16 << 20)

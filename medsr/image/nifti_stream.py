@@ -75,7 +75,10 @@ def read_exactly(stream: BinaryIO, buffer: memoryview, name: str) -> None:
 
 
 def skip(stream: BinaryIO, count: int, name: str) -> None:
-    """Read and forget ``count`` bytes: seeking in gzip would leave the checksum unchecked."""
+    """Pass over ``count`` bytes; those of gzip are read, since its checksum covers them."""
+    if not isinstance(stream, igzip.IGzipFile):
+        stream.seek(count, 1)  # inspect has compared the size of the file with its header
+        return
     scratch = memoryview(bytearray(min(count, _CHUNK)))
     while count > 0:
         part = min(count, len(scratch))

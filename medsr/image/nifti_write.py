@@ -36,6 +36,7 @@ def write(
     volume: Volume | Sequence[Volume],
     *,
     header: Header | None = None,
+    mark: str = MARK,
     description: str = "",
     estimate: str = "",
     dtype: Store = "auto",
@@ -44,10 +45,11 @@ def write(
 ) -> None:
     """Write one volume, or several of one grid as 4-D, to ``path`` (.nii or .nii.gz).
 
-    header: of the source; its units of time, TR, form codes and comments are kept. description: goes into ``descrip``
-    after "medsr: AI SR, not acquired" (80 bytes in all). estimate: name of a derived map ("std"), marked with intent
-    code 1001. dtype: ``auto`` writes CT as int16 HU, rounded, and MR and estimates as float32; CT goes to float32 too
-    when it holds invalid voxels or exceeds int16. invalid: (I, J, K) True where NaN is written, one mask a volume.
+    header: of the source; its units of time, TR, form codes and comments are kept. mark: what the voxels are, in
+    ``descrip`` after "medsr: ", never cut. description: follows it, cut to 79 bytes in all. estimate: name of a
+    derived map ("std"), marked with intent code 1001. dtype: ``auto`` writes CT as int16 HU, rounded, and MR and
+    estimates as float32; CT goes to float32 too when it holds invalid voxels or exceeds int16. invalid: (I, J, K)
+    True where NaN is written, one mask a volume.
 
     The same arguments give the same bytes. Raises PlanError when the file exists or has another suffix, JobError when
     it cannot be written, ValueError for volumes on different grids.
@@ -68,7 +70,7 @@ def write(
     stored = _stored_type(volumes, masks, dtype, estimate)
     layout = header.extra if header is not None and isinstance(header.extra, Layout) else None
     slice_axis = header.slice_axis if header is not None else 2
-    raw = make_header(geometry, len(volumes), stored, layout, slice_axis, description, estimate)
+    raw = make_header(geometry, len(volumes), stored, layout, slice_axis, _description(mark, description), estimate)
     with atomic_write(path, overwrite=overwrite) as file:
         if packed:
             with igzip.IGzipFile(filename="", fileobj=file, mode="wb", compresslevel=1, mtime=0) as stream:
@@ -94,7 +96,7 @@ def make_header(
     stored: Stored,
     source: Layout | None,
     slice_axis: int,
-    description: str,
+    description: bytes,
     estimate: str,
 ) -> Nifti1Header:
     """A NIfTI-1 header for the new grid (NIfTI-2 where an axis exceeds 32767 voxels), little-endian."""
@@ -105,7 +107,7 @@ def make_header(
     new["pixdim"][1:4] = geometry.spacing
     new["scl_slope"], new["scl_inter"] = 1, 0
     new["xyzt_units"] = 2
-    new["descrip"] = _description(description)
+    new["descrip"] = description
     if estimate:
         new["intent_code"], new["intent_name"] = _ESTIMATE, estimate.encode("ascii", "replace")[:15]
     if source is not None and source.raw is not None:
@@ -115,9 +117,9 @@ def make_header(
     return new
 
 
-def _description(text: str) -> bytes:
+def _description(mark: str, text: str) -> bytes:
     """The mark first: the text is cut, never the mark."""
-    whole = f"medsr: {MARK}" + (f"; {text}" if text else "")
+    whole = f"medsr: {mark}" + (f"; {text}" if text else "")
     return whole.encode("ascii", "replace")[:79]
 
 
@@ -149,14 +151,12 @@ def _kind_of(header: Nifti1Header) -> type[Nifti1Header]:
 def _set_forms(new: Nifti1Header, geometry: Geometry, source: Layout | None) -> None:
     """The exact affine as sform, always with a code above 0; as qform too where float32 can hold it."""
     placement = source.placement if source is not None else None
-    code = placement.code if placement is not None and placement.code > 0 else _ALIGNED
+    known = placement is not None and placement.code > 0
+    code = placement.code if placement is not None and known else _ALIGNED
+    qform_code = placement.qform_code if placement is not None and known else _ALIGNED
     new.set_sform(geometry.affine, code)
-    qform_code = int(source.raw["qform_code"]) if source is not None and source.raw is not None else code
-    if placement is None or placement.source != "sform":
-        qform_code = code
-    new.set_qform(geometry.affine, max(qform_code, 0) or code)
+    new.set_qform(geometry.affine, max(qform_code, 1))
     error = corner_distance(np.asarray(new.get_qform(), float), geometry.affine, geometry.shape)
-    # A source without a qform keeps being without: its code 0 is a statement as well.
     if error > QFORM_MM or qform_code <= 0:
         new["qform_code"] = 0
 

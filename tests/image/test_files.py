@@ -13,6 +13,18 @@ from medsr.errors import JobError, PlanError
 from medsr.image.files import atomic_write, display_name, sha256_of
 
 
+def interrupted_write(path: Path, fault: BaseException, *, overwrite: bool = False) -> None:
+    with atomic_write(path, overwrite=overwrite) as stream:
+        stream.write(b"half")
+        raise fault
+
+
+def write_to_full_device(path: Path) -> None:
+    with atomic_write(path) as stream, Path("/dev/full").open("wb") as full:
+        os.dup2(full.fileno(), stream.fileno())
+        stream.write(b"x" * 100_000)
+
+
 def test_writes_whole_files(tmp_path: Path) -> None:
     with atomic_write(tmp_path / "a b \N{GREEK SMALL LETTER MU}\n.nii") as stream:
         stream.write(b"scan")
@@ -23,17 +35,15 @@ def test_writes_whole_files(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("fault", [RuntimeError("bug"), KeyboardInterrupt(), SystemExit(143)])
 def test_failure_leaves_nothing(tmp_path: Path, fault: BaseException) -> None:
-    with pytest.raises(type(fault)), atomic_write(tmp_path / "out.nii") as stream:
-        stream.write(b"half")
-        raise fault
+    with pytest.raises(type(fault)):
+        interrupted_write(tmp_path / "out.nii", fault)
     assert not list(tmp_path.iterdir())
 
 
 def test_failure_keeps_the_old_file(tmp_path: Path) -> None:
     (tmp_path / "out.nii").write_bytes(b"old")
-    with pytest.raises(RuntimeError), atomic_write(tmp_path / "out.nii", overwrite=True) as stream:
-        stream.write(b"half")
-        raise RuntimeError
+    with pytest.raises(RuntimeError):
+        interrupted_write(tmp_path / "out.nii", RuntimeError("bug"), overwrite=True)
     assert (tmp_path / "out.nii").read_bytes() == b"old"
     assert len(list(tmp_path.iterdir())) == 1
 
@@ -42,7 +52,8 @@ def test_killed_while_writing(tmp_path: Path) -> None:
     """kill -9 runs no cleanup: the final name must not have appeared."""
     code = (
         "import os, pathlib, sys; from medsr.image.files import atomic_write\n"
-        "with atomic_write(pathlib.Path(sys.argv[1])) as s:\n    s.write(b'x' * 100000); s.flush(); os.kill(os.getpid(), 9)"
+        "with atomic_write(pathlib.Path(sys.argv[1])) as s:\n"
+        "    s.write(b'x' * 100000); s.flush(); os.kill(os.getpid(), 9)"
     )
     root = Path(__file__).resolve().parents[2]
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "out.nii")], cwd=root, check=False)
@@ -63,8 +74,7 @@ def test_existing_output(tmp_path: Path) -> None:
 def test_two_processes_on_one_output(tmp_path: Path) -> None:
     """The file that another process made meanwhile is not overwritten."""
     path = tmp_path / "out.nii"
-    with pytest.raises(PlanError, match="exists"), atomic_write(path) as stream:
-        stream.write(b"ours")
+    with pytest.raises(PlanError, match="exists"), atomic_write(path):
         path.write_bytes(b"theirs")
     assert path.read_bytes() == b"theirs"
     assert len(list(tmp_path.iterdir())) == 1
@@ -135,18 +145,16 @@ def test_longest_name_that_the_file_system_takes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("code", "words"), [(errno.ENOSPC, "disk is full"), (errno.EDQUOT, "quota")])
 def test_full_disk(tmp_path: Path, code: int, words: str) -> None:
-    with pytest.raises(JobError, match=words), atomic_write(tmp_path / "out.nii") as stream:
-        stream.write(b"x")
-        raise OSError(code, os.strerror(code))
+    with pytest.raises(JobError, match=words):
+        interrupted_write(tmp_path / "out.nii", OSError(code, os.strerror(code)))
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
 def test_full_device_is_told(tmp_path: Path) -> None:
     """A real ENOSPC from the operating system, on a stream that buffers."""
-    with pytest.raises(JobError, match="disk is full"), atomic_write(tmp_path / "out.nii") as stream:
-        os.dup2(os.open("/dev/full", os.O_WRONLY), stream.fileno())
-        stream.write(b"x" * 100_000)
+    with pytest.raises(JobError, match="disk is full"):
+        write_to_full_device(tmp_path / "out.nii")
     assert not list(tmp_path.iterdir())
 
 
