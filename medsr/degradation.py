@@ -19,6 +19,7 @@ from torch import Tensor
 
 from medsr.errors import PlanError
 from medsr.image.geometry import Geometry
+from medsr.image.profile import AxisProfile
 
 Kind = Literal["identity", "sinc", "gauss", "box", "raised-cosine"]
 KINDS: tuple[Kind, ...] = ("identity", "sinc", "gauss", "box", "raised-cosine")
@@ -178,8 +179,10 @@ class Degradation:
     axes: tuple[Axis | None, Axis | None, Axis | None]
 
     @classmethod
-    def between(cls, target: Geometry, source: Geometry, profiles: Sequence[tuple[Kind, float]]) -> Degradation:
-        """The operator from ``target`` (fine) to ``source`` (coarse); profiles: (kind, width) per axis.
+    def between(
+        cls, target: Geometry, source: Geometry, profiles: Sequence[AxisProfile | tuple[Kind, float]]
+    ) -> Degradation:
+        """The operator from ``target`` (fine) to ``source`` (coarse); profiles: per axis, a profile or (kind, width).
 
         Raises PlanError when the grids do not share their axes or the source is finer than the target.
         """
@@ -190,7 +193,8 @@ class Degradation:
         if min(step) < 1 - 1e-6:
             raise PlanError(f"the target grid is coarser than the scan (factors {np.round(step, 4)}); give finer voxels")
         axes: list[Axis | None] = []
-        for a, (kind, width) in enumerate(profiles):
+        for a, profile in enumerate(profiles):
+            kind, width = profile if isinstance(profile, tuple) else (profile.kind, profile.width)
             n, m = target.shape[a], source.shape[a]
             same = abs(step[a] - 1) < 1e-6 and abs(first[a]) < 1e-4 and n == m
             axes.append(None if same else make_axis(n, m, float(first[a]), float(step[a]), _filled(kind), width))

@@ -9,8 +9,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from queue import Queue
-from threading import Thread
 from typing import Any
 
 import torch
@@ -97,31 +95,6 @@ def learning_rate(progress: float, peak: float, step: int) -> float:
     return peak * min(1.0, (step + 1) / 200) * (0.01 + 0.99 * (1 + math.cos(math.pi * min(1.0, progress))) / 2)
 
 
-def prefetched(make: Callable[[int], Batch], first: int, ahead: int = 2) -> Callable[[], Batch]:
-    """Batches first, first + 1, ... made in order by one thread that stays ``ahead`` steps in front."""
-    queue: Queue[Batch | BaseException] = Queue(ahead)
-
-    def work() -> None:
-        step = first
-        while True:
-            try:
-                queue.put(make(step))
-            except BaseException as error:
-                queue.put(error)
-                return
-            step += 1
-
-    Thread(target=work, daemon=True).start()
-
-    def take() -> Batch:
-        item = queue.get()
-        if isinstance(item, BaseException):
-            raise item
-        return item
-
-    return take
-
-
 def stage_loss(
     part: str, networks: Networks, batch: Batch, scale: Tensor, generator: torch.Generator, dtype: torch.dtype | None
 ) -> Tensor:
@@ -174,7 +147,7 @@ def run_stage(
             sources, step, size=stage.batch, patch=config.patch, context=config.context, seed=seed, device=device
         )
 
-    take, saved, total = prefetched(make, state.step), time.monotonic(), 0.0
+    saved, total = time.monotonic(), 0.0
 
     def snapshot() -> None:
         state.weights[stage.part] = {k: v.detach().clone() for k, v in part.state_dict().items()}
@@ -189,7 +162,7 @@ def run_stage(
             snapshot()
             return False
         began = time.monotonic()
-        batch = take()
+        batch = make(state.step)
         scale = batch.gradient * residual_scale(batch.conditions, state.scale)
         generator = torch.Generator(device).manual_seed(seed * 1_000_003 + state.step)
         for group in optimiser.param_groups:
