@@ -22,7 +22,7 @@ from medsr.image.volume import Volume
 
 MARK = "AI SR, not acquired"
 QFORM_MM = 0.01  # a qform further off than this at a corner is left out: near half turns float32 cannot hold it
-_SLAB = 1 << 22  # voxels that are converted and packed at a time
+_SLAB = 1 << 20  # voxels that are converted and packed at a time
 _ESTIMATE = 1001
 _ALIGNED = 2  # form code for a grid whose place in the patient the source did not state
 
@@ -151,9 +151,8 @@ def _kind_of(header: Nifti1Header) -> type[Nifti1Header]:
 def _set_forms(new: Nifti1Header, geometry: Geometry, source: Layout | None) -> None:
     """The exact affine as sform, always with a code above 0; as qform too where float32 can hold it."""
     placement = source.placement if source is not None else None
-    known = placement is not None and placement.code > 0
-    code = placement.code if placement is not None and known else _ALIGNED
-    qform_code = placement.qform_code if placement is not None and known else _ALIGNED
+    code = placement.code if placement is not None and placement.code > 0 else _ALIGNED
+    qform_code = placement.qform_code if placement is not None else _ALIGNED
     new.set_sform(geometry.affine, code)
     new.set_qform(geometry.affine, max(qform_code, 1))
     error = corner_distance(np.asarray(new.get_qform(), float), geometry.affine, geometry.shape)
