@@ -108,7 +108,8 @@ def simulate(volume: Volume, protocol: Protocol, generator: torch.Generator, *, 
 def _noisy(
     y: torch.Tensor, reference: Volume, noise: Noise, generator: torch.Generator, slice_axis: int
 ) -> torch.Tensor:
-    first, second = torch.randn((2, *y.shape), generator=generator)
+    white = torch.randn((2, *y.shape), generator=generator)
+    first, second = white[0], white[1]
     if reference.modality == "CT":
         return y + noise.ct_hu * first
     inside = reference.array[foreground(reference.array, "MR", slice_axis)]
