@@ -29,7 +29,7 @@ MAX_CONDITION = 10.0  # above it a hard projection amplifies noise and rounding
 
 
 def parse_profile(text: str) -> tuple[Kind, float]:
-    """``"sinc"``, ``"gauss:1.0"`` (FWHM) or ``"box:1.3"`` (width), in units of the coarse spacing. Raises ValueError."""
+    """``"sinc"``, ``"gauss:1.0"`` (FWHM) or ``"box:1.3"`` (width), in coarse spacings. Raises ValueError."""
     name, _, width = text.partition(":")
     kind = next(k for k in (*KINDS, None) if k is None or k == name)
     if kind is None:
@@ -41,7 +41,13 @@ def parse_profile(text: str) -> tuple[Kind, float]:
 
 
 def profile_matrices(
-    kind: Tensor, width: Tensor, positions: Tensor, factor: Tensor, n: int, periods: Tensor, inside: Tensor | None = None
+    kind: Tensor,
+    width: Tensor,
+    positions: Tensor,
+    factor: Tensor,
+    n: int,
+    periods: Tensor,
+    inside: Tensor | None = None,
 ) -> Tensor:
     """Rows that average a fine axis of ``n`` voxels into coarse samples, for a batch of axes.
 
@@ -110,7 +116,8 @@ def mmse_matrices(A: Tensor, positions: Tensor, valid: Tensor, lam: Tensor, corr
     A: (B, L, n). positions, valid: (B, L); rows that are not valid are ignored. lam: (B,) noise variance over signal
     variance. The prior covariance is ``C_ij = correlation ** |i - j|``. Returns R (B, n, L) with
     ``R = C A^T W + (P - C A^T W P_l) (P_l^T W P_l)^-1 P_l^T W``, ``W = (A C A^T + lam I)^-1`` and P, P_l the
-    constant and the ramp on both grids: constants and ramps come back exactly (Matheron 1969; Wackernagel 2003, ch. 38).
+    constant and the ramp on both grids: constants and ramps come back exactly (Matheron 1969; Wackernagel 2003, ch.
+    38).
     """
     n = A.shape[2]
     index = torch.arange(n, dtype=A.dtype, device=A.device)
@@ -129,7 +136,8 @@ def mmse_matrices(A: Tensor, positions: Tensor, valid: Tensor, lam: Tensor, corr
     gram = P_l.mT @ WP + torch.diag_embed(single[:, None] * torch.tensor([0.0, 1.0], dtype=A.dtype, device=A.device))
     R = CAt @ W
     trend = torch.linalg.solve(gram, WP.mT)
-    return (R + (P - R @ P_l) @ trend) * keep[:, None, :]
+    estimate: Tensor = (R + (P - R @ P_l) @ trend) * keep[:, None, :]
+    return estimate
 
 
 # --- one pair of volumes ----------------------------------------------------------------------------------------
@@ -174,7 +182,7 @@ def make_axis(n_fine: int, n_coarse: int, first: float, factor: float, kind: Kin
 
 @dataclass(frozen=True, eq=False)
 class Degradation:
-    """``A``: from a fine grid (the wanted volume x) to a coarse grid (the scan y). ``None`` marks an axis left alone."""
+    """``A``: from a fine grid (the wanted volume x) to a coarse one (the scan y). ``None`` marks an axis left alone."""
 
     axes: tuple[Axis | None, Axis | None, Axis | None]
 
@@ -191,7 +199,9 @@ class Degradation:
         except ValueError as error:
             raise PlanError("the target grid is turned against the scan's; give a target with the same axes") from error
         if min(step) < 1 - 1e-6:
-            raise PlanError(f"the target grid is coarser than the scan (factors {np.round(step, 4)}); give finer voxels")
+            raise PlanError(
+                f"the target grid is coarser than the scan (factors {np.round(step, 4)}); give finer voxels"
+            )
         axes: list[Axis | None] = []
         for a, profile in enumerate(profiles):
             kind, width = profile if isinstance(profile, tuple) else (profile.kind, profile.width)
@@ -249,7 +259,7 @@ def _filled(kind: Kind) -> Kind:
 
 
 def linear_mmse(y: Tensor, A: Degradation, lam: float) -> Tensor:
-    """The separable linear estimate ``u`` of the fine volume (see ``mmse_matrices``); lam: noise over signal variance."""
+    """The separable linear estimate ``u`` of the fine volume (``mmse_matrices``); lam: noise over signal variance."""
     for a, axis in A.scaled:
         valid = torch.ones(1, len(axis.positions), dtype=torch.bool)
         R = mmse_matrices(axis.matrix[None], axis.positions[None], valid, torch.tensor([lam], dtype=torch.float64))[0]

@@ -20,8 +20,8 @@ from medsr.diffusion.model import Model
 from medsr.errors import DeviceError, InputError
 from medsr.image.intensity import CT_AIR_HU, Intensity, fit_intensity
 from medsr.image.volume import Volume
-from medsr.reconstruction import PassResult, Runner, run_pass, weight_of_consistency
 from medsr.plan import Plan
+from medsr.reconstruction import PassResult, Runner, run_pass, weight_of_consistency
 
 Progress = Callable[[str, float], None]
 
@@ -64,7 +64,7 @@ def reconstruct(
     """
     if not volume.geometry.same_grid(plan.acquired):
         raise InputError("the volume is not on the grid that was planned for; make the plan from this volume's header")
-    report = progress or (lambda stage, share: None)
+    report = progress or _silent
     intensity = intensity or fit_intensity(volume.array, volume.modality)
     padding = volume.array < CT_AIR_HU if volume.modality == "CT" else None
     scan = np.maximum(volume.array, np.float32(CT_AIR_HU)) if padding is not None else volume.array
@@ -80,7 +80,9 @@ def reconstruct(
             break
         except torch.cuda.OutOfMemoryError as error:
             if shrink:
-                raise DeviceError(f"{model.device} ran out of memory twice; use --device cpu or a smaller scan") from error
+                raise DeviceError(
+                    f"{model.device} ran out of memory twice; use --device cpu or a smaller scan"
+                ) from error
             torch.cuda.empty_cache()
             warnings.append(f"{model.device} was out of memory; repeated with smaller batches")
         except torch.AcceleratorError as error:
@@ -108,6 +110,10 @@ def reconstruct(
         warnings=tuple(warnings),
         intensity=intensity,
     )
+
+
+def _silent(_stage: str, _share: float) -> None:
+    """No progress wanted."""
 
 
 def total_operator(plan: Plan) -> Degradation:

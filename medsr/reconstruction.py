@@ -6,7 +6,8 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -26,6 +27,7 @@ from medsr.diffusion.conditions import (
 from medsr.diffusion.denoiser import denoise_slices, mean_and_variance, mean_images
 from medsr.diffusion.loss import MAX_LOG_VARIANCE, MIN_LOG_VARIANCE
 from medsr.diffusion.model import Model
+from medsr.diffusion.network import SliceNetwork
 from medsr.diffusion.sampler import SAMPLERS, noise_like, slice_generators
 from medsr.diffusion.schedule import sigmas_for
 from medsr.diffusion.slices import (
@@ -99,6 +101,10 @@ class Told:
     plane: Plane
     conditions: Tensor
     scale: Tensor
+
+    def on(self, device: torch.device) -> Told:
+        """The same on another device."""
+        return replace(self, conditions=self.conditions.to(device), scale=self.scale.to(device))
 
 
 def run_pass(y: Tensor, step: Pass, plan: Plan, runner: Runner, *, sample: int | None, number: int) -> PassResult:
@@ -215,24 +221,11 @@ def _over_slices(
 
 def _mean(u: Tensor, tolds: list[Told], runner: Runner) -> tuple[Tensor, Tensor, float]:
     """Mean correction and log variance in units of the (common) scale, averaged over the planes."""
-    model, device = runner.model, runner.model.device
+    model = runner.model
     scale = math.exp(sum(float(t.scale.log()) for t in tolds) / len(tolds))
     m, v = torch.zeros(u.shape), torch.zeros(u.shape)
     for told in tolds:
-        conditions, own = told.conditions.to(device), told.scale.to(device)
-
-        def run(images: Tensor, conditions: Tensor = conditions, own: Tensor = own) -> Tensor:
-            seen = mean_images(images, own.expand(len(images))).contiguous(memory_format=torch.channels_last)
-
-            def tile(part: Tensor) -> Tensor:
-                with torch.autocast(device.type, dtype=runner.autocast, enabled=runner.autocast is not None):
-                    mean, log_variance = mean_and_variance(
-                        model.mean, model.variance, part, conditions.expand(len(part), -1)
-                    )
-                return mean if log_variance is None else torch.cat([mean, log_variance], dim=1)
-
-            return whole_or_tiled(tile, seen)
-
+        run = partial(_mean_of_slices, told=told.on(model.device), runner=runner)
         air = [0.0] if model.variance is None else [0.0, MIN_LOG_VARIANCE]
         parts = _over_slices([u], told.plane, air, runner, run, 1 / len(tolds))
         ratio = float(told.scale) / scale
@@ -241,6 +234,20 @@ def _mean(u: Tensor, tolds: list[Told], runner: Runner) -> tuple[Tensor, Tensor,
             v.add_(parts[1].clamp(MIN_LOG_VARIANCE, MAX_LOG_VARIANCE) + 2 * math.log(ratio), alpha=1 / len(tolds))
         runner.evaluations += 1
     return m, v, scale
+
+
+def _mean_of_slices(images: Tensor, *, told: Told, runner: Runner) -> Tensor:
+    """Mean correction and, where the model has one, log variance as a second channel. images: (B, S, H, W) of u."""
+    model = runner.model
+
+    def tile(part: Tensor) -> Tensor:
+        conditions = told.conditions.expand(len(part), -1)
+        with torch.autocast(model.device.type, dtype=runner.autocast, enabled=runner.autocast is not None):
+            mean, log_variance = mean_and_variance(model.mean, model.variance, part, conditions)
+        return mean if log_variance is None else torch.cat([mean, log_variance], dim=1)
+
+    seen = mean_images(images, told.scale.expand(len(images)))
+    return whole_or_tiled(tile, seen.contiguous(memory_format=torch.channels_last))
 
 
 def _sample(
@@ -259,8 +266,8 @@ def _sample(
     number: int,
 ) -> Tensor:
     """One posterior sample: the whitened residual is drawn with the chosen sampler; every estimate is consistent."""
-    model, device, request = runner.model, runner.model.device, plan.request
-    network = model.sampler
+    device, request = runner.model.device, plan.request
+    network = runner.model.sampler
     if network is None:
         raise ValueError("the model has no sampler")
     amplitude = deviation * scale
@@ -273,26 +280,9 @@ def _sample(
         estimate = torch.zeros(w.shape)
         level = torch.tensor([sigma], device=device)
         for told in tolds:
-            conditions, own = told.conditions.to(device), told.scale.to(device)
-
-            def run(
-                images: Tensor, state: Tensor, m: Tensor, d: Tensor, conditions: Tensor = conditions, own: Tensor = own
-            ) -> Tensor:
-                seen = torch.cat([state, mean_images(images, own.expand(len(images))), m, d], dim=1)
-
-                def tile(part: Tensor) -> Tensor:
-                    many = len(part)
-                    return denoise_slices(
-                        network,
-                        part[:, :1],
-                        level.expand(many),
-                        part[:, 1:],
-                        conditions.expand(many, -1),
-                        runner.autocast,
-                    )
-
-                return whole_or_tiled(tile, seen.contiguous(memory_format=torch.channels_last))
-
+            run = partial(
+                _denoised_slices, network=network, sigma=level, told=told.on(device), autocast=runner.autocast
+            )
             ratio = scale / float(told.scale)
             volumes = [u, w, correction * ratio, log_deviation + math.log(ratio)]
             (part,) = _over_slices(volumes, told.plane, [0.0], runner, run, 1 / len(tolds) / calls)
@@ -310,3 +300,25 @@ def _sample(
         noise = noise_like(u, generators) * sigmas[0]
         w = SAMPLERS[request.sampler](denoise, noise, sigmas, generators)
     return mean + amplitude * w
+
+
+def _denoised_slices(
+    images: Tensor,
+    state: Tensor,
+    correction: Tensor,
+    log_deviation: Tensor,
+    *,
+    network: SliceNetwork,
+    sigma: Tensor,
+    told: Told,
+    autocast: torch.dtype | None,
+) -> Tensor:
+    """Estimate of the whitened residual. images: (B, S, H, W) of u, the others (B, 1, H, W); sigma: (1,)."""
+
+    def tile(part: Tensor) -> Tensor:
+        many = len(part)
+        conditions = told.conditions.expand(many, -1)
+        return denoise_slices(network, part[:, :1], sigma.expand(many), part[:, 1:], conditions, autocast)
+
+    seen = torch.cat([state, mean_images(images, told.scale.expand(len(images))), correction, log_deviation], dim=1)
+    return whole_or_tiled(tile, seen.contiguous(memory_format=torch.channels_last))

@@ -88,12 +88,13 @@ class VolumeReader(ImageReader):
     when this one refuses a file.
     """
 
-    def verify_suffix(self, filename: Sequence[Any] | Any) -> bool:  # noqa: D102
+    def verify_suffix(self, filename: Sequence[Any] | Any) -> bool:  # noqa: ARG002 (MONAI's signature)
+        """Any file: ``read`` decides, and says why when it refuses."""
         return True
 
     def read(self, data: Sequence[Any] | Any, **kwargs: Any) -> Volume:  # MONAI's signature
         """One volume from one path; keyword arguments go to ``medsr.read``."""
-        paths = data if isinstance(data, list | tuple) else [data]
+        paths: Sequence[Any] = data if isinstance(data, list | tuple) else [data]
         if len(paths) != 1:
             raise ValueError(f"VolumeReader reads one scan at a time, not {len(paths)}")
         return read(Path(paths[0]), **kwargs)

@@ -37,7 +37,7 @@ class ScanStatistics:
 
 
 def _differences(x: Tensor, valid: Tensor, axis: int) -> tuple[Tensor, Tensor]:
-    """Mean squared first and second differences of x (B, S, H, W) along an axis, over valid (B, 1, H, W): (B,), (B,)."""
+    """Mean squared first and second differences of x (B, S, H, W) along an axis, over valid (B, 1, H, W): (B,) each."""
     n = x.shape[axis]
     first = (x.narrow(axis, 1, n - 1) - x.narrow(axis, 0, n - 1)).square()
     ok1 = valid.narrow(axis, 1, n - 1) * valid.narrow(axis, 0, n - 1)
@@ -102,9 +102,10 @@ def condition_vector(
     neighbour: Tensor,
     statistics: ScanStatistics,
 ) -> Tensor:
-    """(B, FEATURES). factors, widths: (B, 2) per slice axis; kinds: (B, 2) indices into TOLD_KINDS, ignored at factor 1.
+    """(B, FEATURES). factors, widths: (B, 2) per slice axis; kinds: (B, 2) indices into TOLD_KINDS.
 
-    unknown, is_ct: (B,) 0 or 1. neighbour: (B,) distance of the next slice over the pixel size.
+    Kind and width are ignored at factor 1. unknown, is_ct: (B,) 0 or 1. neighbour: (B,) distance of the next slice over
+    the pixel size.
     """
     scaled = (factors > 1 + 1e-6).to(factors)
     columns = [factors.log2()]

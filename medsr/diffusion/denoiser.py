@@ -62,7 +62,7 @@ def denoise_slices(
     c_skip, c_out, c_in, c_noise = (c[:, None, None, None] for c in precondition(sigma))
     told = torch.cat([conditions, c_noise[:, :, 0, 0]], dim=1)
     with torch.autocast(x.device.type, dtype=autocast or torch.bfloat16, enabled=autocast is not None):
-        output = sampler(torch.cat([c_in * x, images], dim=1), told)
+        output: Tensor = sampler(torch.cat([c_in * x, images], dim=1), told)
     return c_skip * x + c_out * output.float()
 
 

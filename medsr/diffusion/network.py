@@ -19,6 +19,11 @@ FOLD = 2  # pixel unshuffle
 STRIDE = 2 * FOLD  # slices are padded to multiples of it
 
 
+def _start_at_zero(layer: nn.Module) -> None:
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+
+
 class Block(nn.Module):
     """x + conv(relu(film(conv(x))))."""
 
@@ -28,12 +33,13 @@ class Block(nn.Module):
         self.film = nn.Linear(embedding, 2 * width)
         self.second = nn.Conv2d(width, width, 3, padding=1)
         for layer in (self.film, self.second):
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
+            _start_at_zero(layer)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """x: (B, width, h, w), embedding: (B, E); same shape as x."""
         gain, shift = self.film(embedding)[:, :, None, None].chunk(2, dim=1)
-        return x + self.second(functional.relu(torch.addcmul(shift, self.first(x), 1 + gain)))
+        change: Tensor = self.second(functional.relu(torch.addcmul(shift, self.first(x), 1 + gain)))
+        return x + change
 
 
 class SliceNetwork(nn.Module):
@@ -56,13 +62,12 @@ class SliceNetwork(nn.Module):
         self.up = nn.Conv2d(deep, 4 * width, 1)
         self.top_out = nn.ModuleList(Block(width, embedding) for _ in range(spec.blocks_top - half))
         self.leave = nn.Conv2d(width, FOLD**2, 3, padding=1)
-        nn.init.zeros_(self.leave.weight)
-        nn.init.zeros_(self.leave.bias)
+        _start_at_zero(self.leave)
 
     def features(self, images: Tensor, conditions: Tensor) -> Tensor:
         """Last feature map, (B, width, H / FOLD, W / FOLD)."""
         embedding = self.embed(conditions)
-        x = self.enter(functional.pixel_unshuffle(images, FOLD))
+        x: Tensor = self.enter(functional.pixel_unshuffle(images, FOLD))
         for block in self.top_in:
             x = block(x, embedding)
         y = self.down(x)
@@ -78,6 +83,7 @@ class SliceNetwork(nn.Module):
         return functional.pixel_shuffle(self.leave(features), FOLD)
 
     def forward(self, images: Tensor, conditions: Tensor) -> Tensor:
+        """Slices to slices, (B, 1, H, W)."""
         return self.read_out(self.features(images, conditions))
 
 
@@ -88,10 +94,10 @@ class VarianceHead(nn.Module):
         super().__init__()
         self.first = nn.Conv2d(spec.width, spec.width, 3, padding=1)
         self.second = nn.Conv2d(spec.width, FOLD**2, 3, padding=1)
-        nn.init.zeros_(self.second.weight)
-        nn.init.zeros_(self.second.bias)
+        _start_at_zero(self.second)
 
     def forward(self, features: Tensor) -> Tensor:
+        """features: (B, width, H / FOLD, W / FOLD)."""
         return functional.pixel_shuffle(self.second(functional.relu(self.first(features))), FOLD)
 
 

@@ -22,7 +22,7 @@ from medsr.diffusion.conditions import (
     log_roughness,
     noise_over_signal,
 )
-from medsr.training.draws import MARGIN, WINDOW, Draw, Source, draw_sample
+from medsr.training.draws import WINDOW, Draw, Source, draw_sample
 
 __all__ = ["Batch", "Source", "make_batch"]
 
@@ -81,11 +81,11 @@ def _contrast(x: Tensor, draws: Sequence[Draw], rng: np.random.Generator) -> Ten
     """Monotone contrast, inversion and a smooth coil gain for MR; a small gain for CT. x: (B, S, W, W)."""
     grid = torch.linspace(-1, 1, WINDOW, device=x.device)
     out = []
-    for sample, draw in zip(x, draws, strict=True):
+    for window, draw in zip(x, draws, strict=True):
         if draw.source.modality == "CT":
-            out.append(sample * float(rng.uniform(0.92, 1.08)))
+            out.append(window * float(rng.uniform(0.92, 1.08)))
             continue
-        sample = sample.clamp_min(0)
+        sample = window.clamp_min(0)
         if rng.random() < 0.5:
             sample = sample ** float(np.exp(rng.normal(0, 0.25)))
         if rng.random() < 0.1:
@@ -160,9 +160,10 @@ def _degraded(x: Tensor, draws: Sequence[Draw], patch: int, generator: torch.Gen
 
 def _patch_rows(draws: Sequence[Draw], axis: int, patch: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Window rows of the patch (last row repeated where the axis is shorter), and which of them exist."""
-    rows = torch.arange(patch, device=device)[None] + torch.tensor(
-        [d.axes[axis].patch_start - d.axes[axis].start for d in draws], device=device
-    )[:, None]
+    rows = (
+        torch.arange(patch, device=device)[None]
+        + torch.tensor([d.axes[axis].patch_start - d.axes[axis].start for d in draws], device=device)[:, None]
+    )
     sizes = torch.tensor([d.axes[axis].stop - d.axes[axis].start for d in draws], device=device)[:, None]
     return torch.minimum(rows, sizes - 1), (rows < sizes).float()
 

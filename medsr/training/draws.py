@@ -91,10 +91,7 @@ def _draw(source: Source, rng: np.random.Generator, patch: int, context: int) ->
     through = source.slice_axis
     deep = source.spacing[through] <= MAX_SLICE_SPACING_MM and source.array.shape[through] >= MIN_SLICES
     in_plane = [a for a in range(3) if a != through]
-    if deep and rng.random() < 0.5:
-        plane = [in_plane[int(rng.integers(2))], through]
-    else:
-        plane = in_plane
+    plane = [in_plane[int(rng.integers(2))], through] if deep and rng.random() < 0.5 else in_plane
     if rng.random() < 0.5:
         plane = plane[::-1]
     unknown = bool(rng.random() < 0.3)
@@ -159,9 +156,7 @@ def _factors(source: Source, plane: list[int], through: int, rng: np.random.Gene
     return [max(1.0, min(f, source.array.shape[a] / 8)) for a, f in zip(plane, factors, strict=True)]
 
 
-def _resample(
-    source: Source, plane: list[int], factors: list[float], unknown: bool, rng: np.random.Generator
-) -> float:
+def _resample(source: Source, plane: list[int], factors: list[float], unknown: bool, rng: np.random.Generator) -> float:
     """Pixel size over source pixel size: enough to make every scaled axis truly sampled, else now and then."""
     room = min(source.array.shape[a] for a in plane) / 40
     need = 1.0

@@ -168,7 +168,7 @@ def run_stage(
         for group in optimiser.param_groups:
             group["lr"] = learning_rate(progress, stage.learning_rate, state.step)
         loss = stage_loss(stage.part, networks, batch, scale, generator, dtype)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         norm = nn.utils.clip_grad_norm_(parameters, config.clip)
         if torch.isfinite(norm):
             optimiser.step()
@@ -265,7 +265,7 @@ def train(
     for name, weights in state.weights.items():
         networks.part(name).load_state_dict(weights)
     for name in ("mean", "variance", "sampler"):
-        networks.part(name).to(device, memory_format=torch.channels_last)
+        networks.part(name).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def log(row: dict[str, Any]) -> None:
         with (out / "stats.jsonl").open("a") as stream:
