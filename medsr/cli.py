@@ -219,12 +219,13 @@ def _summary(done: Upscaled) -> str:
     seconds = sum(done.sidecar["timings"].values())
     lines = [f"warning: {text}" for text in done.sidecar["warnings"]]
     lines.append(f"{done.files['volume']}: {_grid(plan.target.shape, plan.target.spacing)}, in {seconds:.1f} s")
-    certificate = ", ".join(
-        f"{name.replace('_', ' ')} {value:.3g}" if isinstance(value, float) else f"{name.replace('_', ' ')} {value}"
-        for name, value in result.certificate.to_json().items()
-        if isinstance(value, int | float | str)
+    certificate = result.certificate
+    unit = "" if certificate.residual_hu is None else f", {certificate.residual_hu:.2g} HU"
+    known = "" if certificate.known else ", profile assumed"
+    lines.append(
+        f"certificate: {certificate.residual:.2g} of the scan's standard deviation{unit} "
+        f"({certificate.consistency} consistency{known})"
     )
-    lines.append(f"certificate: {certificate}")
     return "\n".join(lines)
 
 
@@ -425,7 +426,7 @@ def demo(
 @cli.command()
 @click.argument("config", type=ReadablePath)
 @click.option("--out", type=AnyPath, help="Folder of the run; the same command resumes it.")
-@click.option("--init", type=ReadablePath, help="Weights to start from (finetuning).")
+@click.option("--init", metavar="WEIGHTS", help="Packaged model or weights file to start from (finetuning).")
 @click.option("--max-minutes", type=click.FloatRange(min=0, min_open=True), help="Stop and save after so long.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one setting; may be repeated.")
 @click.option("--dry-run", is_flag=True, help="Check the configuration and the data, print them and stop.")
@@ -433,16 +434,16 @@ def demo(
 def train(
     config: Path,
     out: Path | None,
-    init: Path | None,
+    init: str | None,
     max_minutes: float | None,
     overrides: tuple[str, ...],
     dry_run: bool,
     verbose: bool,  # noqa: ARG001  read by main()
 ) -> None:
     """Train or finetune a model as a configuration file says."""
-    from medsr.training.loop import train_command
+    from medsr.training.command import train_command
 
-    train_command(config, out, init, max_minutes, overrides, dry_run)
+    train_command(config, out, init, max_minutes, overrides, dry_run=dry_run, report=_say)
 
 
 # --- what a terminal sees ------------------------------------------------------------------------------------------

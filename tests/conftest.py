@@ -69,7 +69,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
 
     from medsr.card import ModelCard, NetworkSpec
-    from medsr.diffusion.conditions import FEATURES
+    from medsr.diffusion.conditions import FEATURES, residual_features
     from medsr.diffusion.model import save_model
     from medsr.diffusion.network import build_networks
 
@@ -79,7 +79,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         version="0",
         network=NetworkSpec(width=32, blocks_top=1, blocks_bottom=1, embedding=16),
         has_sampler=True,
-        residual_scale=(0.0,) * FEATURES,
+        residual_scale=(0.0,) * residual_features(torch.zeros(1, FEATURES)).shape[1],
     )
     networks = build_networks(card)
     tensors = {f"{part}.{name}": t for part, net in networks.items() for name, t in net.state_dict().items()}

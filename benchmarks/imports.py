@@ -1,0 +1,69 @@
+"""What the command line costs before it does anything: ``--help`` against an empty Python, in processes of their own.
+
+    python benchmarks/imports.py [--runs N] [--json]
+
+The ratio matters, not the seconds: it holds on a fast machine and on a busy one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+
+EMPTY = ("-c", "pass")
+COMMANDS = {
+    "medsr --help": ("-m", "medsr", "--help"),
+    "medsr upscale --help": ("-m", "medsr", "upscale", "--help"),
+    "import medsr": ("-c", "import medsr"),
+}
+HEAVY = ("torch", "monai", "nibabel", "numpy", "scipy", "skimage", "pydantic", "rich")
+
+
+def seconds(arguments: tuple[str, ...]) -> float:
+    start = time.perf_counter()
+    subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - start
+
+
+def measure(runs: int) -> dict[str, dict[str, float]]:
+    """Median seconds of each command, and its ratio to an empty Python, measured in turns."""
+    times: dict[str, list[float]] = {"python -c pass": [], **{name: [] for name in COMMANDS}}
+    for _ in range(runs + 1):  # the first round warms the disk cache
+        times["python -c pass"].append(seconds(EMPTY))
+        for name, arguments in COMMANDS.items():
+            times[name].append(seconds(arguments))
+    medians = {name: statistics.median(values[1:]) for name, values in times.items()}
+    empty = medians["python -c pass"]
+    return {name: {"seconds": round(m, 4), "ratio": round(m / empty, 2)} for name, m in medians.items()}
+
+
+def heavy_modules() -> list[str]:
+    """The heavy packages that ``medsr --help`` imports: there should be none."""
+    code = (
+        "import sys\nfrom medsr.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
+        f"print([m for m in {HEAVY} if m in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    return [name.strip(" '") for name in done.stderr.strip()[1:-1].split(",") if name]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--runs", type=int, default=7, help="rounds that count (default 7)")
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    result = {"times": measure(arguments.runs), "heavy": heavy_modules()}
+    if arguments.json:
+        print(json.dumps(result, indent=2))
+        return
+    for name, row in result["times"].items():
+        print(f"{name:<24} {row['seconds'] * 1000:7.0f} ms {row['ratio']:6.2f} x")
+    print(f"heavy packages imported by --help: {', '.join(result['heavy']) or 'none'}")
+
+
+if __name__ == "__main__":
+    main()
