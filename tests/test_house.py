@@ -23,20 +23,22 @@ ROOT = Path(__file__).resolve().parent.parent
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 
-# Runs the command line and reports, whatever happened, the exit status and the packages that were imported.
+# Runs commands one after another in one process, and reports their exit statuses and the packages imported by then.
 _SPY = """
 import json, os, sys
-status = 0
+from medsr.cli import main
+statuses = []
 try:
-    from medsr.cli import main
-    main()
-except SystemExit as end:
-    status = end.code if isinstance(end.code, int) else int(end.code is not None)
+    for args in json.loads(os.environ["COMMANDS"]):
+        try:
+            main(args)
+        except SystemExit as end:
+            statuses.append(end.code)
 finally:
     with open(os.environ["SPY"], "w") as stream:
-        json.dump([status, sorted({name.partition(".")[0] for name in sys.modules})], stream)
-sys.exit(status)
+        json.dump([statuses, sorted({name.partition(".")[0] for name in sys.modules})], stream)
 """
+HEAVY = {"torch", "monai", "skimage"}  # nibabel itself imports pydicom
 
 
 @pytest.fixture
@@ -51,33 +53,52 @@ def scan(tmp_path: Path) -> Path:
     return path
 
 
-def _imports(tmp_path: Path, *args: str | Path) -> tuple[int, set[str], str]:
+def _run_and_spy(tmp_path: Path, *commands: tuple[str | Path, ...]) -> tuple[list[int], set[str], str]:
     report = tmp_path / "spy.json"
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "SPY": str(report)}
-    command = [sys.executable, "-c", _SPY, *map(str, args)]
+    environment = os.environ | {
+        "PYTHONPATH": str(ROOT),
+        "SPY": str(report),
+        "COMMANDS": json.dumps([[str(arg) for arg in command] for command in commands]),
+    }
     done = subprocess.run(
-        command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-c", _SPY],
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
     )
-    status, modules = json.loads(report.read_text())
-    return status, set(modules), done.stdout + done.stderr
+    statuses, modules = json.loads(report.read_text())
+    report.unlink()
+    return statuses, set(modules), done.stdout + done.stderr
 
 
-HEAVY = {"torch", "monai", "skimage", "pydicom"}
+def _folder(path: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in path.iterdir()}
 
 
-@pytest.mark.parametrize("args", [("--help",), ("upscale", "--help"), ("model", "list"), ("--version",)])
-def test_help_imports_nothing_heavy(tmp_path: Path, args: tuple[str, ...]) -> None:
-    status, modules, output = _imports(tmp_path, *args)
-    assert status == 0, output
-    assert not modules & (HEAVY | {"nibabel", "scipy"})
+def test_help_imports_nothing_heavy(tmp_path: Path) -> None:
+    commands = [("--help",), ("--version",), ("upscale", "--help"), ("degrade", "--help"), ("train", "--help")]
+    statuses, modules, output = _run_and_spy(tmp_path, *commands)
+    assert statuses == [0] * len(commands), output
+    assert not modules & (HEAVY | {"nibabel", "numpy", "scipy", "pydicom", "pydantic", "rich"})
 
 
-def test_info_and_plan_import_no_torch(tmp_path: Path, scan: Path) -> None:
-    for args in (("info", scan), ("upscale", scan, "--plan"), ("upscale", scan, "--plan", "--json")):
-        status, modules, output = _imports(tmp_path, *args)
-        assert status == 0, output
-        assert not modules & HEAVY, args
-    assert sorted(p.name for p in tmp_path.iterdir()) == [scan.name, "spy.json"], "--plan wrote something"
+def test_info_and_plan_import_no_torch(tmp_path: Path, scan: Path, tiny_model: Path) -> None:
+    before = _folder(tmp_path)
+    commands = [
+        ("model", "list"),
+        ("model", "info", tiny_model),
+        ("info", scan),
+        ("info", scan, "--json"),
+        ("upscale", scan, "--plan", "--model", tiny_model),
+        ("upscale", scan, "--plan", "--json", "--isotropic", "--model", tiny_model),
+    ]
+    statuses, modules, output = _run_and_spy(tmp_path, *commands)
+    assert statuses == [0] * len(commands), output
+    assert not modules & HEAVY
+    assert _folder(tmp_path) == before, "--plan wrote something"
 
 
 def _not_an_image(scan: Path) -> Path:
@@ -86,7 +107,7 @@ def _not_an_image(scan: Path) -> Path:
     return path
 
 
-def _truncated_header(scan: Path) -> Path:
+def _short_header(scan: Path) -> Path:
     path = scan.with_name("short.nii.gz")
     path.write_bytes(gzip.compress(gzip.decompress(scan.read_bytes())[:200]))
     return path
@@ -98,35 +119,50 @@ def _four_dimensional(scan: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("damage", [_not_an_image, _truncated_header, _four_dimensional])
-def test_refused_input_imports_no_torch(tmp_path: Path, scan: Path, damage: object) -> None:
-    path = damage(scan)  # type: ignore[operator]
-    _refused(tmp_path, 3, "upscale", path)
+def _truncated_voxels(scan: Path) -> Path:
+    path = scan.with_name("cut.nii.gz")
+    path.write_bytes(scan.read_bytes()[:-2000])
+    return path
 
 
-def test_refused_plan_imports_no_torch(tmp_path: Path, scan: Path) -> None:
-    _refused(tmp_path, 4, "upscale", scan, "--scale", "0.5")
-    _refused(tmp_path, 4, "upscale", scan, "--scale", "20")
-    scan.with_name("sub-01_T1w_sr.nii.gz").write_bytes(b"precious")
-    _refused(tmp_path, 4, "upscale", scan)
-    assert scan.with_name("sub-01_T1w_sr.nii.gz").read_bytes() == b"precious"
+def _label_map(scan: Path) -> Path:
+    image = nibabel.Nifti1Image(np.tile(np.arange(4, dtype=np.uint8), (12, 12, 3)), np.eye(4))
+    image.header.set_intent("label")
+    path = scan.with_name("labels.nii.gz")
+    nibabel.save(image, path)
+    return path
 
 
-def test_refused_model_and_options_import_no_torch(tmp_path: Path, scan: Path) -> None:
-    _refused(tmp_path, 5, "upscale", scan, "--model", "no-such-model")
-    _refused(tmp_path, 2, "upscale", scan, "--scale", "2", "--spacing", "1")
-    _refused(tmp_path, 2, "upscale", scan, "--profile", "triangle:1")
-    _refused(tmp_path, 2, "upscale", scan, "--no-such-option")
-
-
-def _refused(tmp_path: Path, code: int, *args: str | Path) -> None:
-    """The exit status is the one of its kind, nothing heavy was imported, nothing was written, no traceback."""
-    before = {p.name for p in tmp_path.iterdir()} | {"spy.json"}
-    status, modules, output = _imports(tmp_path, *args)
-    assert status == code, output
-    assert not modules & HEAVY, args
+def test_every_refusal_before_the_model_imports_no_torch(tmp_path: Path, scan: Path, tiny_model: Path) -> None:
+    """One refusal of each gate: its exit status, one line, nothing heavy imported, nothing written or changed."""
+    existing = scan.with_name("existing.nii.gz")
+    existing.write_bytes(b"precious")
+    refusals: list[tuple[int, tuple[str | Path, ...]]] = [
+        (2, ("upscale", "no-such-scan.nii.gz")),
+        (2, ("upscale", scan, "--no-such-option")),
+        (2, ("upscale", scan, "--scale", "2", "--spacing", "1")),
+        (2, ("upscale", scan, "--profile", "triangle:1")),
+        (2, ("upscale", scan, "--seed", "3")),
+        (3, ("upscale", _not_an_image(scan))),
+        (3, ("upscale", _short_header(scan))),
+        (3, ("upscale", _four_dimensional(scan))),
+        (3, ("upscale", _truncated_voxels(scan))),
+        (4, ("upscale", _label_map(scan))),
+        (4, ("upscale", scan, "--scale", "0.5")),
+        (4, ("upscale", scan, "--scale", "20")),
+        (4, ("upscale", scan, "-o", existing)),
+        (5, ("upscale", scan, "--model", "no-such-model")),
+    ]
+    before = _folder(tmp_path)
+    # The last --model wins, so that the refusal of a model stays one.
+    commands = [(command[0], "--model", tiny_model, *command[1:]) for _, command in refusals]
+    statuses, modules, output = _run_and_spy(tmp_path, *commands)
+    assert statuses == [status for status, _ in refusals], output
+    assert not modules & HEAVY
+    assert _folder(tmp_path) == before
+    lines = [line for line in output.splitlines() if line.startswith("medsr: error: ")]
+    assert len(lines) == len(refusals)
     assert "Traceback" not in output
-    assert {p.name for p in tmp_path.iterdir()} == before
 
 
 def test_import_medsr_is_cheap() -> None:
