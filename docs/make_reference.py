@@ -5,8 +5,9 @@ from __future__ import annotations
 import html
 import inspect
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -52,12 +53,12 @@ def walk(command: click.Command, path: tuple[str, ...]) -> Iterator[tuple[tuple[
 def reference(command: click.Command) -> str:
     """The page for a command and everything below it."""
     parts = [INTRODUCTION]
-    parts += [_section(path, found) for path, found in walk(command, ("medsr",))]
+    parts += [_section(path, found, command.context_settings) for path, found in walk(command, ("medsr",))]
     return "\n".join([*parts, EXIT_CODES.lstrip("\n")])
 
 
-def _section(path: tuple[str, ...], command: click.Command) -> str:
-    context = click.Context(command, info_name=" ".join(path))
+def _section(path: tuple[str, ...], command: click.Command, settings: Mapping[str, Any]) -> str:
+    context = click.Context(command, info_name=" ".join(path), **settings)
     usage = " ".join(command.collect_usage_pieces(context))
     lines = [
         f"## `{' '.join(path)}`",
