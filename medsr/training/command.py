@@ -39,7 +39,8 @@ def train_command(
     folder = out or Path("runs") / config.name
     device = resolve_device("auto")
     dtype = dtype_for(device)
-    report(f"{config.name}: {len(rows)} volumes of {len({r['subject'] for r in rows})} subjects, device {device}, {dtype}")
+    subjects = len({r["subject"] for r in rows})
+    report(f"{config.name}: {len(rows)} volumes of {subjects} subjects, device {device}, {dtype}")
     for stage in config.stages:
         length = f"{stage.steps} steps" if stage.steps else f"{stage.minutes:g} min"
         report(f"  {stage.part}: {length}, batch {stage.batch}, learning rate {stage.learning_rate:g}")
@@ -125,5 +126,3 @@ def write_weights(
     )
     tensors = {f"{part}.{key}": value for part, values in weights.items() for key, value in values.items()}
     return save_model(path, card, tensors)
-
-
