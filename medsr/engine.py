@@ -91,7 +91,7 @@ def reconstruct(
     A = total_operator(plan)
     array = _finished(x, volume, plan, intensity, padding)
     certificate = certify(array, volume, A, plan)
-    std = None if variance is None else variance.clamp_min(0).sqrt().numpy() * np.float32(intensity.scale)
+    std = None if variance is None else variance.clamp_min_(0).sqrt_().mul_(intensity.scale).numpy()
     detail = array - _explained(array, A) if plan.request.detail_map else None
     timings["finish"] = time.perf_counter() - began
     provenance = volume.provenance.then("super-resolution", **_step(plan, model, runner))
@@ -127,7 +127,7 @@ def _chains(y: Tensor, plan: Plan, runner: Runner) -> tuple[Tensor, Tensor | Non
     runner.plan_work(len(plan.passes) * (1 + (request.samples if _samples_needed(plan) else 0)))
     mean = _chain(y, plan, runner, sample=None)
     variance = None
-    if request.uncertainty:
+    if mean.variance is not None:
         factor = runner.model.card.calibration.get(runner.modality, 1.0)
         variance = mean.variance * factor**2
     if not _samples_needed(plan):
@@ -161,7 +161,7 @@ def _chain(y: Tensor, plan: Plan, runner: Runner, *, sample: int | None) -> Pass
             began = time.perf_counter()
             A = total_operator(plan)
             lam = weight_of_consistency(plan, plan.profiles, result.noise, result.spread)
-            result = replace(result, x=result.x + A.pinv(y - A(result.x), lam))
+            result.x.add_(A.pinv(y - A(result.x), lam))
             runner.timings["consistency"] = runner.timings.get("consistency", 0.0) + time.perf_counter() - began
         x = result.x
     return result
@@ -171,7 +171,9 @@ def _finished(
     x: Tensor, volume: Volume, plan: Plan, intensity: Intensity, padding: NDArray[np.bool_] | None
 ) -> NDArray[np.float32]:
     """Scan units as they will be written: whole HU and padding values for CT."""
-    array: NDArray[np.float32] = intensity.invert(x.numpy())
+    array: NDArray[np.float32] = x.numpy()
+    array *= np.float32(intensity.scale)
+    array += np.float32(intensity.offset)
     if padding is None:
         return array
     np.rint(array, out=array)

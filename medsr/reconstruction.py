@@ -47,6 +47,7 @@ from medsr.plan import Plan
 
 STATISTICS_SLICES = 48  # evenly spaced, of those of a plane
 NOISY = 0.003  # share of the range above which even a known profile is projected softly
+SMALLEST = 1e-6  # deviation, in normalised units, below which a voxel is certain
 UNKNOWN_WEIGHT = 1.0  # error variance of an assumed profile over that of the estimate
 
 
@@ -89,7 +90,7 @@ class PassResult:
     """x and variance on the pass's target grid; noise: of the input; spread: RMS of the expected error. Normalised."""
 
     x: Tensor
-    variance: Tensor
+    variance: Tensor | None
     noise: float
     spread: float
 
@@ -112,19 +113,19 @@ def run_pass(y: Tensor, step: Pass, plan: Plan, runner: Runner, *, sample: int |
     with runner.clock("linear"):
         A = Degradation.between(step.target, step.source, step.profiles)
         u, noise, tolds = _linear(y, A, step, runner)
+    keep = sample is not None or plan.request.uncertainty
     with runner.clock("network"):
-        m, v, scale = _mean(u, tolds, runner)
+        m, deviation, scale, spread = _mean(u, tolds, runner, keep_deviation=keep)
     runner.noise = noise if math.isnan(runner.noise) else runner.noise
-    x = torch.add(u, m, alpha=scale)
-    deviation = (v / 2).exp_()
-    spread = scale * float(deviation.square().mean().sqrt())
     lam = weight_of_consistency(plan, step.profiles, noise, spread)
-    if plan.consistency != "off":
-        with runner.clock("consistency"):
-            x = x + A.pinv(y - A(x), lam)
-    if sample is not None:
-        x = _sample(x, y, A, u, deviation, scale, lam, tolds, plan, runner, sample=sample, number=number)
-    return PassResult(x, deviation.square_().mul_(scale**2), noise, spread)
+    if sample is None or deviation is None:
+        x = u.add_(m, alpha=scale)
+        if plan.consistency != "off":
+            with runner.clock("consistency"):
+                x.add_(A.pinv(y - A(x), lam))
+    else:
+        x = _sample(y, A, u, m, deviation, scale, lam, tolds, plan, runner, sample=sample, number=number)
+    return PassResult(x, None if deviation is None else deviation.mul_(scale).square_(), noise, spread)
 
 
 def weight_of_consistency(plan: Plan, profiles: AxisProfiles, noise: float, spread: float) -> float:
@@ -219,42 +220,61 @@ def _over_slices(
     return [unstacked(t, plane) for t in out]
 
 
-def _mean(u: Tensor, tolds: list[Told], runner: Runner) -> tuple[Tensor, Tensor, float]:
-    """Mean correction and log variance in units of the (common) scale, averaged over the planes."""
-    model = runner.model
+def _mean(
+    u: Tensor, tolds: list[Told], runner: Runner, *, keep_deviation: bool
+) -> tuple[Tensor, Tensor | None, float, float]:
+    """Mean correction and, if kept, its standard deviation in units of the (common) scale; the scale; the RMS error.
+
+    Both are averaged over the planes (the deviation geometrically).
+    """
     scale = math.exp(sum(float(t.scale.log()) for t in tolds) / len(tolds))
-    m, v = torch.zeros(u.shape), torch.zeros(u.shape)
+    total: Tensor | None = None
+    logs: Tensor | None = None
+    squares = 0.0
     for told in tolds:
-        run = partial(_mean_of_slices, told=told.on(model.device), runner=runner)
-        air = [0.0] if model.variance is None else [0.0, MIN_LOG_VARIANCE]
+        error: list[float] = []
+        run = partial(_mean_of_slices, told=told.on(runner.model.device), runner=runner, error=error)
+        air = [0.0, MIN_LOG_VARIANCE / 2] if keep_deviation else [0.0]
         parts = _over_slices([u], told.plane, air, runner, run, 1 / len(tolds))
         ratio = float(told.scale) / scale
-        m.add_(parts[0], alpha=ratio / len(tolds))
-        if len(parts) == 2:
-            v.add_(parts[1].clamp(MIN_LOG_VARIANCE, MAX_LOG_VARIANCE) + 2 * math.log(ratio), alpha=1 / len(tolds))
+        parts[0].mul_(ratio / len(tolds))
+        total = parts[0] if total is None else total.add_(parts[0])
+        if keep_deviation:
+            parts[1].add_(math.log(ratio)).div_(len(tolds))
+            logs = parts[1] if logs is None else logs.add_(parts[1])
+        squares += ratio**2 * sum(error) / u.numel() / len(tolds)
         runner.evaluations += 1
-    return m, v, scale
+    if total is None:
+        raise ValueError("a pass needs a plane")
+    return total, None if logs is None else logs.exp_(), scale, scale * math.sqrt(squares)
 
 
-def _mean_of_slices(images: Tensor, *, told: Told, runner: Runner) -> Tensor:
-    """Mean correction and, where the model has one, log variance as a second channel. images: (B, S, H, W) of u."""
+def _mean_of_slices(images: Tensor, *, told: Told, runner: Runner, error: list[float]) -> Tensor:
+    """Mean correction and log standard deviation as two channels. images: (B, S, H, W) of u.
+
+    error: the sum of the predicted variances is appended to it.
+    """
     model = runner.model
 
     def tile(part: Tensor) -> Tensor:
         conditions = told.conditions.expand(len(part), -1)
         with torch.autocast(model.device.type, dtype=runner.autocast, enabled=runner.autocast is not None):
             mean, log_variance = mean_and_variance(model.mean, model.variance, part, conditions)
-        return mean if log_variance is None else torch.cat([mean, log_variance], dim=1)
+        if log_variance is None:
+            log_variance = torch.zeros_like(mean)
+        return torch.cat([mean, log_variance.clamp(MIN_LOG_VARIANCE, MAX_LOG_VARIANCE) / 2], dim=1)
 
     seen = mean_images(images, told.scale.expand(len(images)))
-    return whole_or_tiled(tile, seen.contiguous(memory_format=torch.channels_last))
+    result = whole_or_tiled(tile, seen.contiguous(memory_format=torch.channels_last))
+    error.append(float((2 * result[:, 1]).exp().sum(dtype=torch.float64)))
+    return result
 
 
 def _sample(
-    mean: Tensor,
     y: Tensor,
     A: Degradation,
     u: Tensor,
+    m: Tensor,
     deviation: Tensor,
     scale: float,
     lam: float,
@@ -265,13 +285,16 @@ def _sample(
     sample: int,
     number: int,
 ) -> Tensor:
-    """One posterior sample: the whitened residual is drawn with the chosen sampler; every estimate is consistent."""
+    """One posterior sample: the whitened residual is drawn with the chosen sampler; every estimate is consistent.
+
+    m, deviation: as of ``_mean``, in units of scale. The sample is ``u + scale (m + deviation w)``.
+    """
     device, request = runner.model.device, plan.request
     network = runner.model.sampler
     if network is None:
         raise ValueError("the model has no sampler")
     amplitude = deviation * scale
-    correction = (mean - u) / scale
+    mean = torch.add(u, m, alpha=scale)
     log_deviation = deviation.log()
     sigmas = sigmas_for(request.sampler, request.steps)
     calls = 2 * len(sigmas) - 3 if request.sampler == "heun" else len(sigmas) - 1
@@ -284,22 +307,23 @@ def _sample(
                 _denoised_slices, network=network, sigma=level, told=told.on(device), autocast=runner.autocast
             )
             ratio = scale / float(told.scale)
-            volumes = [u, w, correction * ratio, log_deviation + math.log(ratio)]
+            volumes = [u, w, m * ratio, log_deviation + math.log(ratio)]
             (part,) = _over_slices(volumes, told.plane, [0.0], runner, run, 1 / len(tolds) / calls)
             estimate.add_(part, alpha=1 / len(tolds))
         runner.evaluations += len(tolds)
         if plan.consistency == "off":
             return estimate
-        x = mean + amplitude * estimate
-        # a soft projection trusts the data less while the estimate is still uncertain (DDNM+, Wang et al. 2023, eq. 17)
-        x = x + A.pinv(y - A(x), lam)
-        return torch.where(amplitude > 1e-6, (x - mean) / amplitude.clamp_min(1e-6), estimate)
+        # the estimate's own error shrinks with sigma, and with it the weight of noisy data (DDNM+, Wang et al. 2023)
+        weight = lam * (1 + sigma**2) / sigma**2
+        x = torch.addcmul(mean, amplitude, estimate)
+        x.add_(A.pinv(y - A(x), weight))
+        return torch.where(amplitude > SMALLEST, (x - mean) / amplitude.clamp_min(SMALLEST), estimate)
 
     generators = slice_generators(request.seed, len(u), sample * 64 + number)
     with runner.clock("network"):
         noise = noise_like(u, generators) * sigmas[0]
         w = SAMPLERS[request.sampler](denoise, noise, sigmas, generators)
-    return mean + amplitude * w
+    return mean.addcmul_(amplitude, w)
 
 
 def _denoised_slices(
