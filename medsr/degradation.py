@@ -69,7 +69,11 @@ def profile_matrices(
         rows[of_kind] = _profile(KINDS[code], d[of_kind], scaled[of_kind], periods[of_kind])
     if inside is not None:
         rows = rows * inside[:, None, :]
-    return _tilted(rows, d, kind == KINDS.index("sinc"))
+    only_sum = (kind == KINDS.index("sinc"))[:, None]
+    alone = _in_one_voxel(rows, d) & ~only_sum
+    if bool(alone.any()):
+        rows = torch.where(alone[..., None], _between_voxels(d, inside), rows)
+    return _tilted(rows, d, only_sum)
 
 
 def _profile(kind: Kind, d: Tensor, width: Tensor, periods: Tensor) -> Tensor:
@@ -100,11 +104,31 @@ def _dirichlet(d: Tensor, n_fine: Tensor, n_coarse: Tensor) -> Tensor:
     return torch.where(near, n_coarse.expand_as(kernel), kernel) / n_fine
 
 
+def _moments(rows: Tensor, d: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Sums of w, w d and w d^2, and where they leave no room for a tilt: (B, L) each."""
+    s0, s1, s2 = rows.sum(-1), (rows * d).sum(-1), (rows * d * d).sum(-1)
+    return s0, s1, s2, (s0 * s2 - s1 * s1).abs() < 1e-6 * s0.abs().clamp_min(1e-12)
+
+
+def _in_one_voxel(rows: Tensor, d: Tensor) -> Tensor:
+    """(B, L): profiles that see one voxel off its centre, or none: no tilt can make them carry a ramp."""
+    s0, s1, _, flat = _moments(rows, d)
+    return flat & ((s1.abs() > 1e-6 * s0.abs()) | (s0.abs() < 1e-12))
+
+
+def _between_voxels(d: Tensor, inside: Tensor | None) -> Tensor:
+    """Linear interpolation, with so faint a tail that the tilt has a second voxel beyond the last one too."""
+    near = (1 - d.abs()).clamp_min(0) + 1e-3 / (1 + d.square()).square()
+    if inside is not None:
+        near = near * inside[:, None, :]
+    return near / near.sum(-1, keepdim=True)
+
+
 def _tilted(rows: Tensor, d: Tensor, only_sum: Tensor) -> Tensor:
     """Rows times (a + b d) with ``sum w (a + b d) = 1`` and, save where ``only_sum``, ``sum w (a + b d) d = 0``."""
-    s0, s1, s2 = rows.sum(-1), (rows * d).sum(-1), (rows * d * d).sum(-1)
+    s0, s1, s2, flat = _moments(rows, d)
     det = s0 * s2 - s1 * s1
-    flat = (det.abs() < 1e-6 * s0.abs().clamp_min(1e-12)) | only_sum[:, None]
+    flat = flat | only_sum
     a = torch.where(flat, 1 / s0, s2 / torch.where(flat, torch.ones_like(det), det))
     b = torch.where(flat, torch.zeros_like(s1), -s1 / torch.where(flat, torch.ones_like(det), det))
     return rows * (a[..., None] + b[..., None] * d)

@@ -57,7 +57,8 @@ def tissue_slices(u: Tensor) -> Tensor:
 def batches(index: Tensor, pixels: int, device: torch.device, shrink: int) -> Iterator[Tensor]:
     """The slices in groups that fit the device; shrink halves the groups that many times."""
     size = max(1, (PIXELS_AT_ONCE.get(device.type, 400_000) >> shrink) // pixels)
-    yield from index.split(size)
+    if len(index):  # an empty index would be split into one empty batch
+        yield from index.split(size)
 
 
 def whole_or_tiled(run: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
@@ -73,7 +74,8 @@ def tiled(run: Callable[[Tensor], Tensor], images: Tensor, tile: int = TILE, ove
     """``run`` on overlapping tiles of (B, C, H, W), starts at multiples of the network's stride."""
     from monai.inferers import sliding_window_inference  # costs seconds to import, and few scans need it
 
-    result = sliding_window_inference(images, (tile, tile), 1, run, overlap=overlap / tile, mode="gaussian")
+    roi = [min(tile, n) for n in images.shape[-2:]]  # a shorter side would be padded with zeros, which changes edges
+    result = sliding_window_inference(images, roi, 1, run, overlap=overlap / tile, mode="gaussian")
     if not isinstance(result, Tensor):
         raise TypeError("tiled inference returned more than one image")
     return result
