@@ -6,8 +6,11 @@ import contextlib
 import errno
 import hashlib
 import os
+import platform
 import secrets
-from collections.abc import Iterator
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -24,7 +27,9 @@ _REASONS = {
     errno.EISDIR: "a folder of that name is in the way; choose another name with --output",
     errno.ENAMETOOLONG: "the name is too long for the file system; choose a shorter one with --output",
 }
-_NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS, errno.EINVAL)
+_NO_HARD_LINKS = (
+    errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS, errno.EINVAL, errno.EXDEV,
+)  # fmt: skip
 
 
 def display_name(path: Path) -> str:
@@ -42,48 +47,144 @@ def sha256_of(path: Path) -> str:
 def atomic_write(path: Path, *, overwrite: bool = False) -> Iterator[BinaryIO]:
     """Binary stream whose bytes appear under ``path`` at once, on leaving the block without an exception.
 
-    The bytes go to a temporary name in the same folder, reach the disk (fsync), then get the final name. Whatever
-    goes wrong, the temporary file is removed and an existing ``path`` is left as it was. A symbolic link at ``path``
+    As ``atomic_files``, for one file; an OSError inside the block is a JobError.
+    """
+    with atomic_files([path], overwrite=overwrite) as folder:
+        try:
+            with (folder / path.name).open("xb") as stream:
+                yield stream
+                stream.flush()
+                os.fsync(stream.fileno())
+        except OSError as error:
+            raise _cannot_write(path, error) from error
+
+
+@contextlib.contextmanager
+def atomic_files(paths: Sequence[Path], *, overwrite: bool = False) -> Iterator[Path]:
+    """Folder in which files are made, each by its final name; on leaving the block they appear under ``paths``.
+
+    paths: of one folder. The files appear in this order; the last one vouches for the others, so an old one of its
+    name goes first. Those that were not made are left out. The bytes lie in a hidden folder beside the outputs until
+    then and must have reached the disk, as those of ``atomic_write`` have. Whatever goes wrong, that folder is removed
+    and existing files stay as they were; one that a killed process left is removed by the next run. A symbolic link
     is replaced, never written through: what it points to may belong to a data store, or be the input.
 
-    Raises PlanError when ``path`` exists and ``overwrite`` is false, also when it appears meanwhile; JobError when the
+    Raises PlanError when a path exists and ``overwrite`` is false, also when it appears meanwhile; JobError when the
     operating system cannot write.
     """
-    if os.path.lexists(path) and not overwrite:
-        raise _exists(path)
-    temporary = path.parent / f".medsr-{secrets.token_hex(8)}.part"
+    for path in paths:
+        if os.path.lexists(path) and not overwrite:
+            raise _exists(path)
+    with _staging(paths[-1]) as staging:
+        yield staging
+        made = [path for path in paths if (staging / path.name).exists()]
+        if len(made) > 1:
+            _publish_all(staging, made, overwrite=overwrite)
+        else:
+            for path in made:
+                _publish(staging, path, overwrite=overwrite)
+    _sync_folder(paths[-1].parent)
+
+
+@contextlib.contextmanager
+def _staging(path: Path) -> Iterator[Path]:
+    """A hidden folder beside ``path``, locked for as long as its process lives, removed on the way out."""
+    prefix = f".medsr-{hashlib.sha256(platform.node().encode()).hexdigest()[:8]}-"  # a lock speaks for one computer
+    _remove_abandoned(path.parent, prefix)
+    while True:
+        staging = path.with_name(f"{prefix}{secrets.token_hex(8)}.part")
+        try:
+            staging.mkdir()
+        except OSError as error:
+            raise _cannot_write(path, error) from error
+        lock = _lock(staging)
+        if staging.is_dir():
+            break
+        _unlock(lock)  # taken for abandoned before it was locked
     try:
-        # Not mkstemp: its files are private to the user, while an output should follow the umask.
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
-    except OSError as error:
-        raise _cannot_write(path, error) from error
-    try:
-        with os.fdopen(descriptor, "wb") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        _publish(temporary, path, overwrite=overwrite)
-    except OSError as error:
-        raise _cannot_write(path, error) from error
+        yield staging
     finally:
-        temporary.unlink(missing_ok=True)
-    _sync_folder(path.parent)
+        shutil.rmtree(staging, ignore_errors=True)
+        _unlock(lock)
 
 
-def _publish(temporary: Path, path: Path, *, overwrite: bool) -> None:
-    if overwrite:
-        temporary.replace(path)
-        return
+def _remove_abandoned(folder: Path, prefix: str) -> None:
+    """Remove what killed processes left: folders whose lock nobody holds."""
+    with contextlib.suppress(OSError):
+        for path in folder.glob(f"{prefix}*.part"):
+            lock = _lock(path, wait=False)
+            if lock is not None:
+                shutil.rmtree(path, ignore_errors=True)
+                _unlock(lock)
+
+
+def _lock(folder: Path, *, wait: bool = True) -> int | None:
+    """Descriptor of a folder that only this process has locked; None where another has, or the system cannot lock."""
+    if sys.platform == "win32":
+        return None
+    import fcntl
+
     try:
-        os.link(temporary, path)  # unlike a rename, fails if another process has made the file meanwhile
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def _unlock(descriptor: int | None) -> None:
+    if descriptor is not None:
+        os.close(descriptor)
+
+
+def _publish_all(staging: Path, paths: Sequence[Path], *, overwrite: bool) -> None:
+    """Give several files their final names, all or none; two runs at once do not mix their files."""
+    lock = _lock(paths[-1].parent)
+    made = {path: (staging / path.name).stat() for path in paths}
+    old = {path: staging / f"{number}.old" for number, path in enumerate(paths)}
+    try:
+        if overwrite:
+            for path in paths:
+                with contextlib.suppress(OSError):  # nothing there, or no hard links: then nothing can be put back
+                    os.link(path, old[path], follow_symlinks=False)
+            with contextlib.suppress(OSError):
+                paths[-1].unlink()
+        for path in paths:
+            _publish(staging, path, overwrite=overwrite)
+    except BaseException:
+        for path in paths:
+            with contextlib.suppress(OSError):
+                if os.path.lexists(old[path]):
+                    old[path].replace(path)
+                elif os.path.samestat(path.lstat(), made[path]):
+                    path.unlink()
+        raise
+    finally:
+        _unlock(lock)
+
+
+def _publish(staging: Path, path: Path, *, overwrite: bool) -> None:
+    temporary = staging / path.name
+    try:
+        if overwrite:
+            temporary.replace(path)
+            return
+        try:
+            os.link(temporary, path)  # unlike a rename, fails if another process has made the file meanwhile
+        except OSError as error:
+            if error.errno not in _NO_HARD_LINKS:
+                raise
+            if os.path.lexists(path):
+                raise _exists(path) from None
+            temporary.rename(path)
     except FileExistsError:
         raise _exists(path) from None
     except OSError as error:
-        if error.errno not in _NO_HARD_LINKS:
-            raise
-        if os.path.lexists(path):
-            raise _exists(path) from None
-        temporary.rename(path)
+        raise _cannot_write(path, error) from error
 
 
 def _sync_folder(folder: Path) -> None:

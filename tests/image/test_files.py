@@ -1,16 +1,19 @@
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from medsr.errors import JobError, PlanError
-from medsr.image.files import atomic_write, display_name, sha256_of
+from medsr.image import files
+from medsr.image.files import atomic_files, atomic_write, display_name, sha256_of
 
 
 def interrupted_write(path: Path, fault: BaseException, *, overwrite: bool = False) -> None:
@@ -156,6 +159,92 @@ def test_full_device_is_told(tmp_path: Path) -> None:
     with pytest.raises(JobError, match="disk is full"):
         write_to_full_device(tmp_path / "out.nii")
     assert not list(tmp_path.iterdir())
+
+
+# --- several files at once
+
+
+def put(path: Path, data: bytes) -> None:
+    with atomic_write(path) as stream:
+        stream.write(data)
+
+
+def write_both(volume: Path, sidecar: Path, *, overwrite: bool, meanwhile: Callable[[], None] | None = None) -> None:
+    with atomic_files([volume, sidecar], overwrite=overwrite) as folder:
+        put(folder / volume.name, b"volume")
+        put(folder / sidecar.name, b"sidecar")
+        if meanwhile is not None:
+            meanwhile()
+
+
+def test_files_appear_together(tmp_path: Path) -> None:
+    volume, extra, sidecar = (tmp_path / name for name in ("a.nii", "a_std.nii", "a.json"))
+    with atomic_files([extra, volume, sidecar]) as folder:
+        put(folder / volume.name, b"volume")
+        put(folder / sidecar.name, b"sidecar")
+        assert not any(path.exists() for path in (volume, extra, sidecar))
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == {"a.nii": b"volume", "a.json": b"sidecar"}
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_one_file_fails_and_none_changes(tmp_path: Path, overwrite: bool) -> None:
+    """A folder in the way of the last file: the first one, already in place, is taken back."""
+    volume, sidecar = tmp_path / "a.nii", tmp_path / "a.json"
+    if overwrite:
+        volume.write_bytes(b"old")
+    fault = JobError if overwrite else PlanError
+    with pytest.raises(fault):
+        write_both(volume, sidecar, overwrite=overwrite, meanwhile=sidecar.mkdir)
+    assert sidecar.is_dir()
+    assert volume.exists() == overwrite
+    assert not overwrite or volume.read_bytes() == b"old"
+    assert not list(tmp_path.glob(".medsr*"))
+
+
+@pytest.mark.parametrize("step", [0, 1])
+def test_interrupted_between_the_final_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    volume, sidecar = tmp_path / "a.nii", tmp_path / "a.json"
+    volume.write_bytes(b"old volume")
+    sidecar.write_bytes(b"old sidecar")
+    publish, done = files._publish, []
+
+    def interrupted(staging: Path, path: Path, *, overwrite: bool) -> None:
+        if path.parent == tmp_path and len(done) == step:
+            raise KeyboardInterrupt
+        publish(staging, path, overwrite=overwrite)
+        if path.parent == tmp_path:
+            done.append(path)
+
+    monkeypatch.setattr(files, "_publish", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_both(volume, sidecar, overwrite=True)
+    found = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    assert found == {"a.nii": b"old volume", "a.json": b"old sidecar"}
+
+
+def test_only_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
+    """kill -9 leaves a hidden folder; the next write removes it, but not that of a process that is still at work."""
+    code = (
+        "import os, pathlib, sys, time; from medsr.image.files import atomic_write\n"
+        "with atomic_write(pathlib.Path(sys.argv[1])) as s:\n"
+        "    s.write(b'x' * 100000); s.flush(); print('writing', flush=True); time.sleep(100)"
+    )
+    root = Path(__file__).resolve().parents[2]
+    hidden = []
+    with contextlib.ExitStack() as stack:
+        for name in ("killed", "alive"):
+            command = [sys.executable, "-c", code, str(tmp_path / name)]
+            process = stack.enter_context(subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, text=True))
+            stack.callback(process.kill)
+            assert process.stdout is not None
+            assert process.stdout.readline() == "writing\n"
+            hidden += [path for path in tmp_path.glob(".medsr-*") if path not in hidden]
+            if name == "killed":
+                process.kill()
+                process.wait()
+        put(tmp_path / "out.nii", b"x")
+        assert sorted(path.exists() for path in hidden) == [False, True]
+        assert hidden[1].exists()
 
 
 def test_hash(tmp_path: Path) -> None:
