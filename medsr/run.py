@@ -16,7 +16,7 @@ import numpy as np
 from medsr.card import ModelCard, read_card
 from medsr.errors import InputError, PlanError
 from medsr.image.acquired import acquired_matrix, confirmed, crop_k_space
-from medsr.image.files import atomic_write
+from medsr.image.files import atomic_files, atomic_write
 from medsr.image.geometry import Geometry
 from medsr.image.header import Header
 from medsr.image.nifti import Scan, inspect, read_scan, read_scans, write
@@ -37,9 +37,11 @@ MARK = "AI SR, not acquired. Research use only, not for diagnosis."
 class Upscaled:
     """What was done to one file.
 
-    results: one per 3-D volume. files: as ``output_files``. sidecar: the JSON as written.
+    header: of the input, with what the voxels told. results: one per 3-D volume. files: as ``output_files``.
+    sidecar: the JSON as written.
     """
 
+    header: Header
     plan: Plan
     results: tuple[Result, ...]
     files: dict[str, Path]
@@ -71,8 +73,8 @@ def upscale_file(
 ) -> Upscaled:
     """Upscale one NIfTI or MGH file to ``output`` (default ``<stem>_sr.nii.gz`` beside it) with a JSON sidecar.
 
-    Every file appears whole, the sidecar last; when anything fails or the run is interrupted, none is left behind.
-    Raises the kinds of medsr.errors.
+    All files appear at the end, whole, the sidecar last; when anything fails or the run is interrupted, none does, and
+    those that were there stay as they were. Raises the kinds of medsr.errors.
     """
     request = request or Request()
     report = progress or _silent
@@ -97,27 +99,22 @@ def upscale_file(
         warnings = tuple(dict.fromkeys((*plan.warnings, *scan.warnings)))
         plan = replace(plan, warnings=warnings)
     files = output_files(target, request)
-    with _all_or_nothing() as written:
+    copies = gradient_files(path, target, request)
+    made = [f for kind, f in files.items() if kind not in ("volume", "sidecar")]
+    with atomic_files([*made, *copies.values(), target, files["sidecar"]], overwrite=overwrite) as folder:
         with clock("write"):
             report("write", 0.0)
-            _write_maps(files, results, header, written, overwrite=overwrite)
-            _copy_gradients(gradient_files(path, target, request), written, overwrite=overwrite)
-            write(
-                target,
-                [r.volume for r in results],
-                header=header,
-                description=_description(plan),
-                invalid=masks,
-                overwrite=overwrite,
-            )
-            written.append(target)
+            _write_maps(folder, files, results, header)
+            _copy_gradients(folder, copies)
+            description = _description(plan)
+            volumes = [r.volume for r in results]
+            write(folder / target.name, volumes, header=header, description=description, invalid=masks)
         sidecar = _sidecar(plan, card, results, clock, files)
         text = json.dumps(sidecar, indent=2, ensure_ascii=True, default=str) + "\n"
-        with atomic_write(files["sidecar"], overwrite=overwrite) as stream:
+        with atomic_write(folder / files["sidecar"].name) as stream:
             stream.write(text.encode())
-        written.append(files["sidecar"])
     report("write", 1.0)
-    return Upscaled(plan, tuple(results), files, json.loads(text))
+    return Upscaled(header, plan, tuple(results), files, json.loads(text))
 
 
 def upscale(
@@ -339,35 +336,19 @@ def _numbers(value: float | tuple[float, ...] | None) -> tuple[float, ...] | Non
 # --- the files -----------------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def _all_or_nothing() -> Iterator[list[Path]]:
-    """Collects the files that were written; when the block is left by any exception, they are removed again."""
-    written: list[Path] = []
-    try:
-        yield written
-    except BaseException:
-        for path in written:
-            path.unlink(missing_ok=True)
-        raise
-
-
-def _write_maps(
-    files: dict[str, Path], results: list[Result], header: Header, written: list[Path], *, overwrite: bool
-) -> None:
+def _write_maps(folder: Path, files: dict[str, Path], results: list[Result], header: Header) -> None:
     """The maps that were asked for: standard deviation, and what was added beyond the scan."""
     for kind in ("std", "detail"):
         maps = [getattr(result, kind) for result in results]
         if kind in files and all(m is not None for m in maps):
-            write(files[kind], maps, header=header, estimate=kind, overwrite=overwrite)
-            written.append(files[kind])
+            write(folder / files[kind].name, maps, header=header, estimate=kind)
 
 
-def _copy_gradients(copies: dict[Path, Path], written: list[Path], *, overwrite: bool) -> None:
+def _copy_gradients(folder: Path, copies: dict[Path, Path]) -> None:
     """The directions are in voxel axes, which stay the same."""
     for source, copy in copies.items():
-        with atomic_write(copy, overwrite=overwrite) as stream:
+        with atomic_write(folder / copy.name) as stream:
             stream.write(source.read_bytes())
-        written.append(copy)
 
 
 def _description(plan: Plan) -> str:
