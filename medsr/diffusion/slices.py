@@ -62,7 +62,7 @@ def batches(index: Tensor, pixels: int, device: torch.device, shrink: int) -> It
 
 
 def whole_or_tiled(run: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-    """``run`` on padded images (B, C, H, W); very large ones in tiles that are blended with a Gaussian weight."""
+    """``run`` on padded images (B, C, H, W); very large ones in overlapping tiles."""
     h, w = images.shape[-2:]
     images = padded(images)
     if images.shape[-2] * images.shape[-1] <= MAX_SLICE_PIXELS:
@@ -70,12 +70,23 @@ def whole_or_tiled(run: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
     return tiled(run, images)[..., :h, :w]
 
 
+def _blending(n: int, overlap: int) -> Tensor:
+    """(n,) weights along one side of a tile; never 0, for at the edge of the slice there is no other tile."""
+    index = torch.arange(n) + 0.5
+    return ((torch.minimum(index, n - index) - overlap / 4) / (overlap / 2)).clamp(1e-3, 1)
+
+
 def tiled(run: Callable[[Tensor], Tensor], images: Tensor, tile: int = TILE, overlap: int = TILE_OVERLAP) -> Tensor:
-    """``run`` on overlapping tiles of (B, C, H, W), starts at multiples of the network's stride."""
+    """``run`` on overlapping tiles of (B, C, H, W), starts at multiples of the network's stride.
+
+    Tiles are blended over the middle half of their overlap: what lies nearer to the edge of a tile than a quarter of
+    it has been seen beside nothing. (MONAI's Gaussian weight is cut off from below, and keeps a part of those edges.)
+    """
     from monai.inferers import sliding_window_inference  # costs seconds to import, and few scans need it
 
     roi = [min(tile, n) for n in images.shape[-2:]]  # a shorter side would be padded with zeros, which changes edges
-    result = sliding_window_inference(images, roi, 1, run, overlap=overlap / tile, mode="gaussian")
+    weight = torch.outer(*(_blending(n, overlap) for n in roi)).to(images.device)[None, None]
+    result = sliding_window_inference(images, roi, 1, run, overlap=overlap / tile, roi_weight_map=weight)
     if not isinstance(result, Tensor):
         raise TypeError("tiled inference returned more than one image")
     return result
