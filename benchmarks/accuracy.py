@@ -41,7 +41,7 @@ from accuracy_table import table
 
 PROTOCOLS = ("inplane-x2", "inplane-x4", "slice-x4", "inplane-x2-kspace", "blind-x2")
 BASELINES = ("cubic", "zero-fill", "cubic + consistency", "linear MMSE")
-ASSUMED_WEIGHT = 1.0  # lambda of a projection onto data whose profile is assumed, as in the engine
+ASSUMED_WEIGHT = 0.6  # lambda of a projection onto data whose profile is assumed, as in the engine
 MIN_IN_PLANE, MIN_SLICES, MAX_SLICE_MM = 32, 16, 3.5  # what makes a volume eligible
 
 

@@ -48,7 +48,7 @@ from medsr.plan import Plan
 STATISTICS_SLICES = 48  # evenly spaced, of those of a plane
 NOISY = 0.003  # share of the range above which even a known profile is projected softly
 SMALLEST = 1e-6  # deviation, in normalised units, below which a voxel is certain
-UNKNOWN_WEIGHT = 1.0  # error variance of an assumed profile over that of the estimate
+UNKNOWN_WEIGHT = 0.6  # of data whose profile is assumed: between k-space crops (0 is best) and blur (infinity)
 
 
 @dataclass
@@ -136,7 +136,7 @@ def weight_of_consistency(plan: Plan, profiles: AxisProfiles, noise: float, spre
     if plan.request.consistency == "hard":
         return 0.0
     data = (noise / max(spread, 1e-6)) ** 2 if noise > NOISY else 0.0
-    return data + (0.0 if all(p.known for p in profiles) else UNKNOWN_WEIGHT)
+    return data if all(p.known for p in profiles) else max(data, UNKNOWN_WEIGHT)
 
 
 def _linear(y: Tensor, A: Degradation, step: Pass, runner: Runner) -> tuple[Tensor, float, list[Told]]:

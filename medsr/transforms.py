@@ -21,7 +21,8 @@ from medsr.image.volume import Modality, Volume
 def as_metatensor(volume: Volume) -> MetaTensor:
     """Channel-first (1, I, J, K) image with its affine (RAS+ mm) and modality."""
     meta = {"modality": volume.modality, "filename_or_obj": volume.provenance.source}
-    return MetaTensor(torch.from_numpy(volume.array)[None], affine=torch.from_numpy(volume.geometry.affine), meta=meta)
+    affine = torch.from_numpy(volume.geometry.affine.copy())
+    return MetaTensor(torch.from_numpy(volume.array.copy())[None], affine=affine, meta=meta)
 
 
 class LoadVolumed(MapTransform):
@@ -52,8 +53,9 @@ class Normalised(MapTransform):
             if modality == "CT":
                 array = np.maximum(array, np.float32(CT_AIR_HU))
             intensity: Intensity = fit_intensity(array, modality)
-            meta = {**image.meta, "offset": intensity.offset, "scale": intensity.scale}
-            out[key] = MetaTensor(torch.from_numpy(intensity.apply(array))[None], affine=image.affine, meta=meta)
+            normalised = MetaTensor(torch.from_numpy(intensity.apply(array))[None], meta=dict(image.meta))
+            normalised.meta.update(offset=intensity.offset, scale=intensity.scale)
+            out[key] = normalised
         return out
 
 
