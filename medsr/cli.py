@@ -4,24 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import signal
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import click
 
 from medsr import __version__
-
-if TYPE_CHECKING:
-    from medsr.image.header import Header
-    from medsr.plan import Plan
-    from medsr.run import Progress, Upscaled
 
 INTERRUPTED, TERMINATED = 130, 143  # 128 + signal, as a shell reports it
 _REPORT = "this is a bug of medsr; please report it with this line, the output of 'medsr --version' and your command"
@@ -153,20 +145,24 @@ def upscale(  # the boundary to click: the one place for **options
     request = Request(**options)
     if plan_only:
         from medsr.run import plan_file
+        from medsr.wording import plan_text
 
         header, _, plan = plan_file(scan, output, request, overwrite=overwrite)
-        _say(json.dumps(plan.to_json(), indent=2, default=str) if as_json else _plan_text(plan, header))
+        _say(json.dumps(plan.to_json(), indent=2, default=str) if as_json else plan_text(plan, header))
         return
     from medsr.run import upscale_file
+    from medsr.terminal import progress
+    from medsr.wording import isotropic_command, summary
 
-    with _progress(quiet=quiet) as report:
+    with progress(quiet=quiet) as report:
         done = upscale_file(scan, output, request, report, overwrite=overwrite)
     if as_json:
         _say(json.dumps(done.sidecar, indent=2))
     elif not quiet:
-        _say(_summary(done))
-    if not quiet:
-        _hint(scan, done)
+        _say(summary(done))
+    command = isotropic_command(scan, done.header, done.plan)
+    if command is not None and not quiet:
+        _say(f"hint: the slices are coarser than their pixels; to make them finer too: {command}", err=True)
 
 
 def _check_sampler_options(ctx: click.Context, options: dict[str, Any]) -> None:
@@ -178,79 +174,6 @@ def _check_sampler_options(ctx: click.Context, options: dict[str, Any]) -> None:
     given = [f"--{name}" for name in _SAMPLER_OPTIONS if ctx.get_parameter_source(name) is not default]
     if given:
         raise click.UsageError(f"{', '.join(given)}: only with --texture above 0 or --uncertainty; the mean needs none")
-
-
-def _plan_text(plan: Plan, header: Header) -> str:
-    """The plan for people."""
-    lines = [
-        f"input        {plan.path.name}: {_grid(plan.source.shape, plan.source.spacing)}, "
-        f"{plan.modality or 'modality decided at read'} ({header.modality_evidence})"
-    ]
-    if plan.acquired is not plan.source:
-        lines.append(f"acquired     {_grid(plan.acquired.shape, plan.acquired.spacing)}: k-space is cropped back first")
-    lines.append(f"output       {_grid(plan.target.shape, plan.target.spacing)}, {plan.output}")
-    for number, step in enumerate(plan.passes, start=1):
-        planes = " and ".join("ijk"[a] + "ijk"[b] for a, b in step.planes)
-        lines.append(f"pass {number}       {_grid(step.target.shape, step.target.spacing)}, slices {planes}")
-        for axis, profile in enumerate(step.profiles):
-            if profile.kind != "identity":
-                lines.append(f"  profile {'ijk'[axis]}  {profile} ({profile.evidence})")
-    lines.append(f"consistency  {plan.consistency}")
-    lines.append(f"model        {plan.model} {plan.model_sha256[:12]}")
-    lines.append(f"estimate     {_duration(plan.seconds)} on two CPU cores, {plan.memory_bytes / 1e9:.1f} GB of memory")
-    lines += [f"warning      {text}" for text in plan.warnings]
-    if (command := _isotropic_command(plan.path, header, plan)) is not None:
-        lines.append(f"hint         {command}")
-    return "\n".join(lines)
-
-
-def _grid(shape: Sequence[int], spacing: Sequence[float]) -> str:
-    return f"{' x '.join(map(str, shape))} voxels of {' x '.join(f'{s:.4g}' for s in spacing)} mm"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"about {max(1, round(seconds))} s"
-    return f"about {round(seconds / 60)} min" if seconds < 5400 else f"about {seconds / 3600:.1f} h"
-
-
-def _summary(done: Upscaled) -> str:
-    plan, result = done.plan, done.result
-    seconds = sum(done.sidecar["timings"].values())
-    lines = [f"warning: {text}" for text in done.sidecar["warnings"]]
-    lines.append(f"{done.files['volume']}: {_grid(plan.target.shape, plan.target.spacing)}, in {seconds:.1f} s")
-    certificate = result.certificate
-    unit = "" if certificate.residual_hu is None else f", {certificate.residual_hu:.2g} HU"
-    known = "" if certificate.known else ", profile assumed"
-    lines.append(
-        f"certificate: {certificate.residual:.2g} of the scan's standard deviation{unit} "
-        f"({certificate.consistency} consistency{known})"
-    )
-    return "\n".join(lines)
-
-
-def _hint(scan: Path, done: Upscaled) -> None:
-    from medsr.image.nifti import inspect
-
-    request = done.plan.request
-    header = inspect(scan, prefer=request.prefer, assume_spacing=request.assume_spacing)
-    if (command := _isotropic_command(scan, header, done.plan)) is not None:
-        _say(f"hint: the slices are coarser than their pixels; to make them finer too: {command}", err=True)
-
-
-def _isotropic_command(scan: Path, header: Header, plan: Plan) -> str | None:
-    """The command that also refines thick slices, None where it would not help."""
-    from medsr.image.profile import is_thick_slice
-    from medsr.outputs import stem
-
-    if (
-        not is_thick_slice(header)
-        or plan.factors[header.slice_axis] > 1.01
-        or header.geometry.shape[header.slice_axis] < 2
-    ):
-        return None
-    output = scan.with_name(f"{stem(scan)}_iso.nii.gz")
-    return f"medsr upscale {shlex.quote(str(scan))} --isotropic -o {shlex.quote(str(output))}"
 
 
 # --- info, degrade, model ------------------------------------------------------------------------------------------
@@ -274,66 +197,26 @@ def info(
     """Say what scans are, from their headers and sidecars alone."""
     from medsr.errors import MedsrError
     from medsr.image.nifti import inspect
+    from medsr.wording import facts, plain
 
     found: list[dict[str, Any]] = []
     code = 0
     for path in paths:
         try:
             header = inspect(path, prefer=prefer, assume_spacing=assume_spacing)
-            facts = _facts(header, voxels=voxels)
+            entry = facts(header, voxels=voxels)
         except MedsrError as error:
-            facts, code = {"file": str(path), "error": str(error)}, error.exit_code
+            entry, code = {"file": str(path), "error": str(error)}, error.exit_code
             if not as_json:
                 _fail(str(error))
                 continue
-        found.append(facts)
+        found.append(entry)
         if not as_json:
-            _say("\n".join(f"{name:<16} {_plain(value)}" for name, value in facts.items() if value is not None) + "\n")
+            _say("\n".join(f"{name:<16} {plain(value)}" for name, value in entry.items() if value is not None) + "\n")
     if as_json:
         _say(json.dumps(found, indent=2))
     if code:
         raise SystemExit(code)
-
-
-def _facts(header: Header, *, voxels: bool) -> dict[str, Any]:
-    """What is known of a scan, as JSON values."""
-    geometry = header.geometry
-    facts: dict[str, Any] = {
-        "file": str(header.path),
-        "format": header.format,
-        "shape": list(geometry.shape),
-        "volumes": header.volumes,
-        "spacing_mm": [round(s, 6) for s in geometry.spacing],
-        "field_of_view_mm": [round(s, 4) for s in geometry.field_of_view],
-        "axes": geometry.axis_codes,
-        "dtype": header.dtype,
-        "modality": header.modality or "decided at read",
-        "evidence": header.modality_evidence,
-        "not_an_image": header.foreign,
-        "slice_axis": "ijk"[header.slice_axis],
-        "slice_thickness_mm": header.slice_thickness,
-        "acquisition": header.acquisition_type,
-        "acquired": list(header.acquired) if any(header.acquired) else None,
-        "affine": [[float(v) for v in row] for row in geometry.affine],
-        "warnings": list(header.warnings),
-    }
-    if voxels:
-        from medsr.image.acquired import acquired_matrix
-        from medsr.image.nifti import read
-
-        volume = read(header.path, volume=0 if header.volumes > 1 else None, header=header)
-        facts["modality"] = volume.modality
-        if volume.modality == "MR":
-            facts["acquired_by_spectrum"] = list(acquired_matrix(volume.array))
-    return facts
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, list):
-        if value and isinstance(value[0], list):
-            return "; ".join(" ".join(f"{v:.6g}" for v in row) for row in value)
-        return " x ".join("?" if v is None else str(v) for v in value) if value else "none"
-    return str(value)
 
 
 @cli.command()
@@ -355,8 +238,9 @@ def degrade(
 ) -> None:
     """Make the scan that a coarser scanner would have made, as a named protocol fixes it."""
     from medsr.run import degrade_file
+    from medsr.wording import grid, one_line
 
-    grid = degrade_file(
+    coarse = degrade_file(
         scan,
         output,
         protocol,
@@ -364,7 +248,7 @@ def degrade(
         volume=volume,
         overwrite=overwrite,
     )
-    _say(f"{output}: {_grid(grid.shape, grid.spacing)}")
+    _say(f"{one_line(output)}: {grid(coarse.shape, coarse.spacing)}")
 
 
 @cli.group()
@@ -416,11 +300,13 @@ def demo(
 ) -> None:
     """Upscale a phantom, compare it with cubic and linear MMSE, and draw a picture. Nothing is downloaded."""
     from medsr.demo import run_demo
+    from medsr.terminal import progress
+    from medsr.wording import one_line
 
-    with _progress(quiet=quiet) as report:
+    with progress(quiet=quiet) as report:
         outcome = run_demo(output, model=model_name, device=device, progress=report, real=real)
     _say(outcome.table())
-    _say(f"picture: {outcome.picture}")
+    _say(f"picture: {one_line(outcome.picture)}")
 
 
 @cli.command()
@@ -449,66 +335,14 @@ def train(
 # --- what a terminal sees ------------------------------------------------------------------------------------------
 
 
-def _printable(text: str) -> str:
-    """Control characters and bytes that are no text, escaped, so that no file name can forge output."""
-    return "".join(c if c.isprintable() or c in "\n" else ascii(c)[1:-1] for c in text)
-
-
 def _say(text: str, *, err: bool = False) -> None:
-    click.echo(_printable(text), err=err)
+    from medsr.terminal import printable
+
+    click.echo(printable(text), err=err)
 
 
 def _fail(text: str) -> None:
     _say(f"medsr: error: {' '.join(text.splitlines())}", err=True)
-
-
-@contextmanager
-def _progress(*, quiet: bool) -> Iterator[Progress | None]:
-    """A bar with the time left on a terminal, plain lines elsewhere, both on stderr."""
-    if quiet:
-        yield None
-    elif sys.stderr.isatty():
-        with _bar() as report:
-            yield report
-    else:
-        yield _plain_lines()
-
-
-@contextmanager
-def _bar() -> Iterator[Progress]:
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("starting", total=1.0)
-        current = ""
-
-        def report(stage: str, share: float) -> None:
-            nonlocal current
-            if stage != current:
-                current = stage
-                progress.reset(task, description=_printable(stage), total=1.0)
-            progress.update(task, completed=share)
-
-        yield report
-
-
-def _plain_lines() -> Progress:
-    """One line at the start of each stage, and then every quarter of it that took longer than five seconds."""
-    current, quarter, last = "", 0, 0.0
-
-    def report(stage: str, share: float) -> None:
-        nonlocal current, quarter, last
-        now = time.monotonic()
-        if stage != current:
-            current, quarter, last = stage, 0, now
-            _say(stage, err=True)
-        elif int(4 * share) > quarter and now - last > 5:
-            quarter, last = int(4 * share), now
-            _say(f"{stage} {share:.0%}", err=True)
-
-    return report
 
 
 # --- the way in and out --------------------------------------------------------------------------------------------

@@ -68,6 +68,7 @@ class Plan:
     def to_json(self) -> dict[str, Any]:
         """The plan as JSON values."""
         asked = {k: v for k, v in asdict(replace(self.request, target=None)).items() if k != "target"}
+        asked["model"] = Path(self.request.model).name  # sidecars travel: no paths of this machine in them
         return {
             "input": self.path.name,
             "source": self.source.to_json(),

@@ -1,0 +1,127 @@
+"""What the command says of headers, plans and results: text for people, JSON values for programs."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from medsr.image.acquired import acquired_matrix
+from medsr.image.files import display_name
+from medsr.image.header import Header
+from medsr.image.nifti import read
+from medsr.image.profile import is_thick_slice
+from medsr.outputs import stem
+from medsr.plan import Plan
+from medsr.run import Upscaled
+
+
+def plan_text(plan: Plan, header: Header) -> str:
+    """The plan for people."""
+    lines = [
+        f"input        {display_name(plan.path)}: {grid(plan.source.shape, plan.source.spacing)}, "
+        + (f"{plan.modality} ({header.modality_evidence})" if plan.modality else "modality decided at read")
+    ]
+    if plan.acquired is not plan.source:
+        lines.append(f"acquired     {grid(plan.acquired.shape, plan.acquired.spacing)}: k-space is cropped back first")
+    lines.append(f"output       {grid(plan.target.shape, plan.target.spacing)}, {one_line(plan.output)}")
+    for number, step in enumerate(plan.passes, start=1):
+        planes = " and ".join("ijk"[a] + "ijk"[b] for a, b in step.planes)
+        lines.append(f"pass {number}       {grid(step.target.shape, step.target.spacing)}, slices {planes}")
+        for axis, profile in enumerate(step.profiles):
+            if profile.kind != "identity":
+                lines.append(f"  profile {'ijk'[axis]}  {profile} ({profile.evidence})")
+    lines.append(f"consistency  {plan.consistency}")
+    lines.append(f"model        {plan.model} {plan.model_sha256[:12]}")
+    lines.append(f"estimate     {duration(plan.seconds)} on two CPU cores, {plan.memory_bytes / 1e9:.1f} GB of memory")
+    lines += [f"warning      {text}" for text in plan.warnings]
+    if (command := isotropic_command(plan.path, header, plan)) is not None:
+        lines.append(f"hint         {command}")
+    return "\n".join(lines)
+
+
+def grid(shape: Sequence[int], spacing: Sequence[float]) -> str:
+    """``48 x 44 x 10 voxels of 0.5 x 0.5 x 4 mm``."""
+    return f"{' x '.join(map(str, shape))} voxels of {' x '.join(f'{s:.4g}' for s in spacing)} mm"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them: ``about 3 min``."""
+    if seconds < 90:
+        return f"about {max(1, round(seconds))} s"
+    return f"about {round(seconds / 60)} min" if seconds < 5400 else f"about {seconds / 3600:.1f} h"
+
+
+def summary(done: Upscaled) -> str:
+    """What was made of one scan: warnings, the file, its grid, the certificate."""
+    plan, result = done.plan, done.result
+    seconds = sum(done.sidecar["timings"].values())
+    lines = [f"warning: {text}" for text in done.sidecar["warnings"]]
+    lines.append(
+        f"{one_line(done.files['volume'])}: {grid(plan.target.shape, plan.target.spacing)}, in {seconds:.1f} s"
+    )
+    certificate = result.certificate
+    unit = "" if certificate.residual_hu is None else f", {certificate.residual_hu:.2g} HU"
+    known = "" if certificate.known else ", profile assumed"
+    lines.append(
+        f"certificate: {certificate.residual:.2g} of the scan's standard deviation{unit} "
+        f"({certificate.consistency} consistency{known})"
+    )
+    return "\n".join(lines)
+
+
+def isotropic_command(scan: Path, header: Header, plan: Plan) -> str | None:
+    """The command that also refines thick slices, None where it would not help."""
+    if (
+        not is_thick_slice(header)
+        or plan.factors[header.slice_axis] > 1.01
+        or header.geometry.shape[header.slice_axis] < 2
+    ):
+        return None
+    output = scan.with_name(f"{stem(scan)}_iso.nii.gz")
+    return one_line(f"medsr upscale {shlex.quote(str(scan))} --isotropic -o {shlex.quote(str(output))}")
+
+
+def facts(header: Header, *, voxels: bool) -> dict[str, Any]:
+    """What is known of a scan, as JSON values."""
+    geometry = header.geometry
+    facts: dict[str, Any] = {
+        "file": str(header.path),
+        "format": header.format,
+        "shape": list(geometry.shape),
+        "volumes": header.volumes,
+        "spacing_mm": [round(s, 6) for s in geometry.spacing],
+        "field_of_view_mm": [round(s, 4) for s in geometry.field_of_view],
+        "axes": geometry.axis_codes,
+        "dtype": header.dtype,
+        "modality": header.modality or "decided at read",
+        "evidence": header.modality_evidence,
+        "not_an_image": header.foreign,
+        "slice_axis": "ijk"[header.slice_axis],
+        "slice_thickness_mm": header.slice_thickness,
+        "acquisition": header.acquisition_type,
+        "acquired": list(header.acquired) if any(header.acquired) else None,
+        "affine": [[float(v) for v in row] for row in geometry.affine],
+        "warnings": list(header.warnings),
+    }
+    if voxels:
+        volume = read(header.path, volume=0 if header.volumes > 1 else None, header=header)
+        facts["modality"] = volume.modality
+        if volume.modality == "MR":
+            facts["acquired_by_spectrum"] = list(acquired_matrix(volume.array))
+    return facts
+
+
+def one_line(value: object) -> str:
+    """Text that stays on its line: control characters escaped, so that a file name cannot forge output."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(value))
+
+
+def plain(value: Any) -> str:
+    """A fact on one line."""
+    if isinstance(value, list):
+        if value and isinstance(value[0], list):
+            return "; ".join(" ".join(f"{v:.6g}" for v in row) for row in value)
+        return " x ".join("?" if v is None else str(v) for v in value) if value else "none"
+    return one_line(value)
