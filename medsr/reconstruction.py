@@ -128,6 +128,14 @@ def run_pass(y: Tensor, step: Pass, plan: Plan, runner: Runner, *, sample: int |
     return PassResult(x, None if deviation is None else deviation.mul_(scale).square_(), noise, spread)
 
 
+def estimate_once(y: Tensor, step: Pass, runner: Runner) -> Tensor:
+    """The posterior mean of one pass before any projection, for studies of the projection itself."""
+    A = Degradation.between(step.target, step.source, step.profiles)
+    u, _, tolds = _linear(y, A, step, runner)
+    m, _, scale, _ = _mean(u, tolds, runner, keep_deviation=False)
+    return u.add_(m, alpha=scale)
+
+
 def weight_of_consistency(plan: Plan, profiles: AxisProfiles, noise: float, spread: float) -> float:
     """lambda of the projection: 0 for an exact one, else error variance of the data over that of the estimate.
 
