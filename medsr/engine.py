@@ -91,7 +91,8 @@ def reconstruct(
     A = total_operator(plan)
     array = _finished(x, volume, plan, intensity, padding)
     certificate = certify(array, volume, A, plan)
-    std = None if variance is None else variance.clamp_min_(0).sqrt_().mul_(intensity.scale).numpy()
+    with torch.inference_mode():  # tensors made in that mode may change in it alone
+        std = None if variance is None else variance.clamp_min_(0).sqrt_().mul_(intensity.scale).numpy()
     detail = array - _explained(array, A) if plan.request.detail_map else None
     timings["finish"] = time.perf_counter() - began
     provenance = volume.provenance.then("super-resolution", **_step(plan, model, runner))

@@ -58,14 +58,15 @@ def check_output(scan: Path, output: Path, request: Request, output_bytes: int, 
         raise PlanError(f"output {display_name(output)}: give a file that ends in .nii or .nii.gz")
     if not folder.is_dir():
         raise PlanError(f"the folder of the output does not exist: {folder}. Create it first")
-    same_folder = folder.resolve() == scan.parent.resolve()
-    if (same_folder and stem(output) == stem(scan)) or (output.exists() and output.samefile(scan)):
+    files = output_files(output, request)
+    written = (*files.values(), *gradient_files(scan, output, request).values())
+    beside = any(folder.resolve() == s.parent.resolve() and stem(output) == stem(s) for s in (scan, scan.resolve()))
+    if beside or any(path.exists() and path.samefile(scan) for path in written):
         raise PlanError(
             f"output {display_name(output)} would replace the input or its sidecar; choose another name with -o"
         )
-    files = output_files(output, request)
     if not overwrite:
-        for path in (*files.values(), *gradient_files(scan, output, request).values()):
+        for path in written:
             if path.exists() or path.is_symlink():
                 raise PlanError(f"{display_name(path)} exists; use --overwrite to replace it, or another name with -o")
     if not os.access(folder, os.W_OK):
