@@ -64,6 +64,12 @@ def checkout_environment() -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
+def child_environment() -> dict[str, str]:
+    """For tests that start ``python -m medsr`` themselves: see ``checkout_environment``."""
+    return checkout_environment()
+
+
+@pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A weights file of the smallest network, untrained but complete: mean, variance and sampler."""
     import torch
