@@ -22,7 +22,7 @@ ReadablePath = click.Path(exists=True, path_type=Path)
 AnyPath = click.Path(path_type=Path)
 
 
-class Numbers(click.ParamType):
+class Numbers(click.ParamType):  # type: ignore[type-arg]  # generic only from click 8.2 on
     """One number, or three joined by x, such as 2 or 1x1x3.3."""
 
     name = "F or FxFxF"
@@ -38,7 +38,7 @@ class Numbers(click.ParamType):
         return numbers
 
 
-class VolumeChoice(click.ParamType):
+class VolumeChoice(click.ParamType):  # type: ignore[type-arg]
     """The number of a volume, or ``all``."""
 
     name = "N|all"
@@ -126,9 +126,7 @@ def request_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--overwrite", is_flag=True, help="Replace files that exist.")
 @click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
 @click.option("-v", "--verbose", is_flag=True, help="Print the traceback of an unexpected error.")
-@click.pass_context
 def upscale(  # the boundary to click: the one place for **options
-    ctx: click.Context,
     scan: Path,
     output: Path | None,
     plan_only: bool,
@@ -139,7 +137,7 @@ def upscale(  # the boundary to click: the one place for **options
     **options: Any,
 ) -> None:
     """Upscale one scan (.nii, .nii.gz, .hdr/.img, .mgz) and write a JSON sidecar beside the output."""
-    _check_sampler_options(ctx, options)
+    _check_sampler_options(click.get_current_context(), options)
     from medsr.plan import Request
 
     request = Request(**options)

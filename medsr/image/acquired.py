@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -117,7 +119,7 @@ def _edge(array: Array, axis: int) -> int | None:
     power = _spectrum(array, axis)
     if power is None:
         return None
-    nyquist = len(power) - 1
+    nyquist, stored = len(power) - 1, int(array.shape[axis])
     edges = range(round(SEARCHED[0] * nyquist), round(SEARCHED[1] * nyquist) + 1)
     best = max(edges, key=lambda edge: _step(power, edge))
     if _step(power, best) < UNMISTAKABLE:
@@ -125,6 +127,6 @@ def _edge(array: Array, axis: int) -> int | None:
     below, above = _levels(power, best)
     last = int(np.flatnonzero(power > np.sqrt(below * above))[-1])
     if abs(last / nyquist - 0.5) < 1.5 / nyquist:  # half the matrix, by far the most usual case
-        return (array.shape[axis] + 1) // 2
+        return (stored + 1) // 2
     # The window smears the edge outwards by up to two frequencies, so this errs towards keeping too much.
-    return min(array.shape[axis], int(np.ceil(array.shape[axis] * last / nyquist)))
+    return min(stored, math.ceil(stored * last / nyquist))
