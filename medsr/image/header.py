@@ -17,8 +17,8 @@ class Header:
     modality: None when only the voxels can tell. slice_axis: 0, 1 or 2. slice_thickness in mm, None when not stated.
     acquired: matrix size that was truly acquired per axis, None where not stated.
     volumes: how many 3-D volumes the file holds. foreign: why the values are not an MR or CT image (label map, ADC
-    map, phase, PET, 8-bit windowed CT), or None. warnings: one line each, for the user. extra: what the writer of the same format needs to keep
-    header fields that still hold (opaque to every other module).
+    map, phase, PET, 8-bit windowed CT), or None. warnings: one line each, for the user. extra: what the writer of the
+    same format needs to keep header fields that still hold (opaque to every other module).
     """
 
     path: Path
