@@ -330,8 +330,8 @@ import json, os, sys
 seen = []
 changes = {"os.mkdir": 0, "os.rename": 1, "os.link": 1, "os.symlink": 1}
 def watch(event, arguments):
-    if event.startswith("socket.") and event not in ("socket.__new__", "socket.gethostname"):
-        seen.append(event)
+    if event.startswith(("socket.connect", "socket.send", "socket.getaddrinfo", "socket.gethostby", "urllib.")):
+        seen.append(event)  # not socket.bind: an import of pydicom's tries on loopback whether IPv6 is there
     elif event == "open" and isinstance(arguments[0], str) and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
         seen.append(os.path.dirname(arguments[0]))
     elif event in changes:
