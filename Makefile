@@ -46,7 +46,7 @@ test: $(VENV)/.dev
 	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 --dist worksteal --durations 15 $(TESTS)
 
 soak: $(VENV)/.dev
-	$(BIN)/python -m pytest -m soak $(TESTS)
+	MEDSR_RESULTS=docs/results $(ONE_THREAD) $(BIN)/python -m pytest -m soak $(TESTS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -65,6 +65,8 @@ docs: $(VENV)/.dev
 
 results: $(VENV)/.dev
 	$(BIN)/python benchmarks/accuracy.py
+	$(BIN)/python benchmarks/speed.py
+	$(BIN)/python benchmarks/imports.py
 
 # What the environment holds now becomes what CI installs; torch without the label of its build.
 constraints: $(VENV)/.dev
