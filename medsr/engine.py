@@ -15,9 +15,10 @@ from torch import Tensor
 
 from medsr.certificate import Certificate, certify
 from medsr.degradation import Degradation, interpolate
+from medsr.diffusion.conditions import REGRESSORS
 from medsr.diffusion.device import dtype_for
 from medsr.diffusion.model import Model
-from medsr.errors import DeviceError, InputError
+from medsr.errors import DeviceError, InputError, ModelError
 from medsr.image.intensity import CT_AIR_HU, Intensity, fit_intensity
 from medsr.image.volume import Volume
 from medsr.plan import Plan
@@ -64,6 +65,9 @@ def reconstruct(
     """
     if not volume.geometry.same_grid(plan.acquired):
         raise InputError("the volume is not on the grid that was planned for; make the plan from this volume's header")
+    if len(model.card.residual_scale) != REGRESSORS:
+        found = len(model.card.residual_scale)
+        raise ModelError(f"model {model.card.name} has {found} coefficients of residual scale, not {REGRESSORS}")
     report = progress or _silent
     intensity = intensity or fit_intensity(volume.array, volume.modality)
     padding = volume.array < CT_AIR_HU if volume.modality == "CT" else None

@@ -331,7 +331,10 @@ def _sample(
     with runner.clock("network"):
         noise = noise_like(u, generators) * sigmas[0]
         w = SAMPLERS[request.sampler](denoise, noise, sigmas, generators)
-    return mean.addcmul_(amplitude, w)
+    x = mean.addcmul_(amplitude, w)
+    if plan.consistency != "off" and lam == 0:  # the last step of a sampler may leave the projected estimate
+        x.add_(A.pinv(y - A(x)))
+    return x
 
 
 def _denoised_slices(

@@ -16,6 +16,7 @@ from torch.nn import functional
 from medsr.degradation import CORRELATION
 
 FEATURES = 18
+REGRESSORS = FEATURES + 10  # of the residual's scale
 TOLD_KINDS = ("sinc", "gauss", "box")
 NOISE_QUANTILE = 0.1  # the quietest blocks hold noise and little else
 NOISE_QUANTILE_BIAS = 0.75  # mean absolute value in the quietest tenth of 6 x 6 blocks of white noise over that of all
