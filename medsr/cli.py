@@ -380,10 +380,10 @@ def _run(arguments: list[str]) -> int:
         _fail(str(error))
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
-        _fail("interrupted; no output was written")
+        _fail("interrupted; no half-written file was left")
         return INTERRUPTED
     except _Terminated:
-        _fail("terminated; no output was written")
+        _fail("terminated; no half-written file was left")
         return TERMINATED
     except MemoryError:
         _fail("out of memory; ask for a smaller --scale or crop the scan")
