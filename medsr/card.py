@@ -43,7 +43,7 @@ class ModelCard(BaseModel):
     context: int = Field(default=1, ge=0, le=16)  # neighbour slices on each side
     has_sampler: bool = False
     max_factor: float = 6.0  # largest factor of one pass
-    spacing_mm: tuple[float, float] = (0.1, 12.0)  # voxel spacing the model may be used on
+    spacing_mm: tuple[float, float] = (0.1, 16.0)  # voxel spacing the model may be used on
     residual_scale: tuple[float, ...] = ()  # coefficients of ln s, see medsr.diffusion.conditions
     calibration: dict[str, float] = {}  # factor on the predicted standard deviation, per modality
     training: dict[str, Any] = {}  # data rows with licences, command, steps, minutes, hardware
