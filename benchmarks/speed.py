@@ -36,12 +36,14 @@ MEGA = 1e6
 
 @dataclass(frozen=True)
 class Row:
-    """One run. voxels: of the output. peak, bound: bytes of resident memory. stages: seconds, in all ``seconds``."""
+    """One run. voxels: of the output. peak, bound: bytes of resident memory. cpu_seconds: of all
+    threads. stages: seconds, in all ``seconds``."""
 
     size: str
     shape: tuple[int, int, int]
     voxels: int
     seconds: float
+    cpu_seconds: float
     evaluations: int
     peak: int
     bound: int
@@ -90,6 +92,7 @@ def measure(size: str, model: str, threads: int | None) -> Row:
         shape=shape,
         voxels=voxels,
         seconds=round(seconds, 2),
+        cpu_seconds=round(usage.ru_utime + usage.ru_stime, 2),
         evaluations=sidecar["evaluations"],
         peak=usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024),
         bound=FIXED_MEMORY + VOLUMES_IN_MEMORY * 4 * voxels,
@@ -121,19 +124,19 @@ def page(rows: list[Row], command: str) -> str:
         f"`{first.weights}`, {first.dtype}, {first.threads} threads, on {first.machine}. Each row is one process, from "
         "start to end. The scans are tiled from the sample head.",
         "",
-        "| output voxels | megavoxels | seconds | seconds per megavoxel | evaluations | peak memory, GB | bound, GB |",
-        "|---|---|---|---|---|---|---|",
+        "| output voxels | megavoxels | seconds | of all cores | per megavoxel | evaluations | peak, GB | bound, GB |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     lines += [
-        f"| {' x '.join(map(str, r.shape))} | {r.voxels / MEGA:.1f} | {r.seconds:.1f} | "
+        f"| {' x '.join(map(str, r.shape))} | {r.voxels / MEGA:.1f} | {r.seconds:.1f} | {r.cpu_seconds:.1f} | "
         f"{r.seconds / r.voxels * MEGA:.2f} | {r.evaluations} | {r.peak / 1e9:.2f} | {r.bound / 1e9:.2f} |"
         for r in rows
     ]
     over = [r.size for r in rows if r.peak > r.bound]
     lines += [
         "",
-        "An evaluation is one run of the network over every slice that holds tissue. Bound: 1.5 GB and six times the "
-        f"output in float32. {'Over the bound: ' + ', '.join(over) if over else 'No run is over it'}.",
+        "An evaluation is one run of the network over every slice that holds tissue. Peak: resident memory. Bound: 1.5 GB and six "
+        f"times the output in float32. {'Over the bound: ' + ', '.join(over) if over else 'No run is over it'}.",
         "",
         "Share of the time in percent; start is that of Python and its imports, load model includes importing torch:",
         "",
