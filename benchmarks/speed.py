@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import nibabel
@@ -121,7 +121,8 @@ def page(rows: list[Row], command: str) -> str:
         "# Speed and memory",
         "",
         f"Made by `{command}`: `medsr upscale` with texture 0 and twice the voxels along two axes, weights "
-        f"`{first.weights}`, {first.dtype}, {first.threads} threads, on {first.machine}. Each row is one process, from "
+        f"`{first.weights}`, {first.dtype}, {first.threads} thread{'s' if first.threads > 1 else ''}, on "
+        f"{first.machine}. Each row is one process, from "
         "start to end. The scans are tiled from the sample head.",
         "",
         "| output voxels | megavoxels | seconds | of all cores | per megavoxel | evaluations | peak, GB | bound, GB |",
@@ -135,8 +136,8 @@ def page(rows: list[Row], command: str) -> str:
     over = [r.size for r in rows if r.peak > r.bound]
     lines += [
         "",
-        "An evaluation is one run of the network over every slice that holds tissue. Peak: resident memory. Bound: 1.5 GB and six "
-        f"times the output in float32. {'Over the bound: ' + ', '.join(over) if over else 'No run is over it'}.",
+        "An evaluation is one run of the network over every slice that holds tissue. Peak: resident memory. Bound: 1.5 "
+        f"GB and six times the output in float32. {'Over it: ' + ', '.join(over) if over else 'No run is over it'}.",
         "",
         "Share of the time in percent; start is that of Python and its imports, load model includes importing torch:",
         "",
@@ -152,7 +153,8 @@ def page(rows: list[Row], command: str) -> str:
 def load(path: Path) -> dict[str, Row]:
     if not path.exists():
         return {}
-    rows = json.loads(path.read_text(encoding="utf-8"))
+    names = {f.name for f in fields(Row)}
+    rows = [r for r in json.loads(path.read_text(encoding="utf-8")) if set(r) == names]
     return {r["size"]: Row(**{**r, "shape": tuple(r["shape"])}) for r in rows}
 
 
@@ -165,8 +167,10 @@ def main() -> None:
     chosen = parser.parse_args()
     chosen.results.mkdir(parents=True, exist_ok=True)
     path = chosen.results / "speed.json"
+    command = "python benchmarks/speed.py" + (f" --threads {chosen.threads}" if chosen.threads else "")
     weights, machine = read_card(chosen.model).sha256[:12], in_words()
     rows = {name: r for name, r in load(path).items() if (r.weights, r.machine) == (weights, machine)}
+    rows = {name: r for name, r in rows.items() if chosen.threads in (None, r.threads)}
     for size in chosen.sizes:
         rows[size] = row = measure(size, chosen.model, chosen.threads)
         print(
@@ -175,7 +179,7 @@ def main() -> None:
         )
         ordered = [rows[name] for name in SIZES if name in rows]
         path.write_text(json.dumps([asdict(r) for r in ordered], indent=2) + "\n", encoding="utf-8")
-        (chosen.results / "speed.md").write_text(page(ordered, "python benchmarks/speed.py"), encoding="utf-8")
+        (chosen.results / "speed.md").write_text(page(ordered, command), encoding="utf-8")
 
 
 if __name__ == "__main__":
