@@ -48,7 +48,7 @@ def certify(array: NDArray[np.float32], scan: Volume, A: Degradation, plan: Plan
     x = np.maximum(array, np.float32(CT_AIR_HU)) if is_ct else array
     y = np.maximum(scan.array, np.float32(CT_AIR_HU)) if is_ct else scan.array
     again = A(torch.from_numpy(x)).numpy()
-    mask = foreground(scan.array, scan.modality)
+    mask = foreground(scan.array, scan.modality, plan.slice_axis)
     if not mask.any():
         mask = np.ones_like(mask)
     difference = (again - y)[mask].astype(np.float64)

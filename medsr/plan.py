@@ -39,6 +39,7 @@ class Plan:
     acquired: Geometry  # equals source unless k-space is cropped back first
     target: Geometry
     modality: Modality | None  # None: decided at read
+    slice_axis: int
     passes: tuple[Pass, ...]
     consistency: Literal["hard", "soft", "off"]
     request: Request
@@ -123,6 +124,7 @@ def make_plan(
         acquired=acquired,
         target=target,
         modality=modality,
+        slice_axis=header.slice_axis,
         passes=passes,
         consistency=consistency,
         request=request,
