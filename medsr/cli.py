@@ -355,7 +355,7 @@ def _terminate(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG00
 
 
 def main(args: Sequence[str] | None = None) -> NoReturn:
-    """Run one command and exit with the code of cli.md."""
+    """Run one command and exit with its documented code."""
     signal.signal(signal.SIGTERM, _terminate)
     # Threads that wait by spinning make a run several times slower where other programs need the cores too.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
