@@ -350,6 +350,14 @@ class _Terminated(BaseException):
     """SIGTERM, as an exception: unfinished files are removed on the way out."""
 
 
+class _Interrupted(KeyboardInterrupt):
+    """Ctrl-C. Python itself ends by the signal, whatever we return, once a plain KeyboardInterrupt has left an exec."""
+
+
+def _interrupt(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001  as signal.signal wants it
+    raise _Interrupted
+
+
 def _terminate(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001  as signal.signal wants it
     raise _Terminated
 
@@ -357,6 +365,8 @@ def _terminate(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG00
 def main(args: Sequence[str] | None = None) -> NoReturn:
     """Run one command and exit with its documented code."""
     signal.signal(signal.SIGTERM, _terminate)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where it is ignored, as under nohup
+        signal.signal(signal.SIGINT, _interrupt)
     # Threads that wait by spinning make a run several times slower where other programs need the cores too.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     arguments = list(sys.argv[1:] if args is None else args)

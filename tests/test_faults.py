@@ -176,6 +176,23 @@ def test_asked_to_stop(start, scan, stage, number, code):
     assert names(scan.parent) == [scan.name]
 
 
+def test_interrupted_inside_exec(tmp_path, child_environment):
+    """Imports that define dataclasses run exec; python -m would then end by the signal itself (-2), caught or not."""
+    (tmp_path / "work.py").write_text(
+        "from medsr import cli\n"
+        "def work(*arguments, **options):\n"
+        "    exec('import os, signal, time; os.kill(os.getpid(), signal.SIGINT); time.sleep(9)')\n"
+        "cli.cli.main = work\n"
+        "cli.main([])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "work"],
+        cwd=tmp_path, env=child_environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 130, done.stderr
+    assert done.stderr.splitlines() == ["medsr: error: interrupted; no half-written file was left"]
+
+
 # --- rivals
 
 
