@@ -25,7 +25,7 @@ from medsr.request import Request as Request
 from medsr.request import SamplerName as SamplerName
 
 MAX_CONDITION = 10.0  # of A A^T, up to which hard consistency is stable
-SECONDS_PER_PIXEL = 0.4e-6  # one evaluation of the network on two CPU cores; measured, order of magnitude
+SECONDS_PER_PIXEL = 1.1e-6  # one evaluation of the network on two CPU cores, see docs/results/speed.md
 FIXED_MEMORY = 1_500_000_000  # bytes: interpreter, libraries, weights and one batch of slices
 VOLUMES_IN_MEMORY = 6  # float32 copies of the output that a run holds at its peak
 
