@@ -7,7 +7,7 @@ centre of its first voxel. Matrices are built in float64 and applied in the dtyp
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -25,7 +25,6 @@ Kind = Literal["identity", "sinc", "gauss", "box", "raised-cosine"]
 KINDS: tuple[Kind, ...] = ("identity", "sinc", "gauss", "box", "raised-cosine")
 Interpolation = Literal["nearest", "linear", "cubic", "lanczos"]
 CORRELATION = 0.95  # of neighbouring fine voxels, in the exponential prior of the linear estimate
-MAX_CONDITION = 10.0  # above it a hard projection amplifies noise and rounding
 
 
 def parse_profile(text: str) -> tuple[Kind, float]:
@@ -282,12 +281,12 @@ def _filled(kind: Kind) -> Kind:
     return "box" if kind == "identity" else kind
 
 
-def linear_mmse(y: Tensor, A: Degradation, lam: float) -> Tensor:
+def linear_mmse(y: Tensor, A: Degradation, lam: float | Mapping[int, float]) -> Tensor:
     """The separable linear estimate ``u`` of the fine volume (``mmse_matrices``); lam: noise over signal variance."""
     for a, axis in A.scaled:
         valid = torch.ones(1, len(axis.positions), dtype=torch.bool)
-        R = mmse_matrices(axis.matrix[None], axis.positions[None], valid, torch.tensor([lam], dtype=torch.float64))[0]
-        y = along(y, R, a)
+        ratio = torch.tensor([lam[a] if isinstance(lam, Mapping) else lam], dtype=torch.float64)
+        y = along(y, mmse_matrices(axis.matrix[None], axis.positions[None], valid, ratio)[0], a)
     return y
 
 

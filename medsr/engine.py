@@ -137,12 +137,11 @@ def _chains(y: Tensor, plan: Plan, runner: Runner) -> tuple[Tensor, Tensor | Non
         variance = mean.variance * factor**2
     if not _samples_needed(plan):
         return mean.x, variance
-    total, squares = torch.zeros_like(mean.x), torch.zeros_like(mean.x)
+    squares = torch.zeros_like(mean.x)
     first = None
     for index in range(request.samples):
         drawn = _chain(y, plan, runner, sample=index).x
         first = drawn if first is None else first
-        total += drawn
         squares += (drawn - mean.x).square()
     if request.uncertainty and request.samples > 1:
         variance = squares / request.samples
@@ -163,11 +162,10 @@ def _chain(y: Tensor, plan: Plan, runner: Runner, *, sample: int | None) -> Pass
         last = number == len(plan.passes) - 1
         result = run_pass(x, step, plan, runner, sample=sample, number=number)
         if last and len(plan.passes) > 1 and plan.consistency != "off":
-            began = time.perf_counter()
-            A = total_operator(plan)
-            lam = weight_of_consistency(plan, plan.profiles, result.noise, result.spread)
-            result.x.add_(A.pinv(y - A(result.x), lam))
-            runner.timings["consistency"] = runner.timings.get("consistency", 0.0) + time.perf_counter() - began
+            with runner.clock("consistency"):
+                A = total_operator(plan)
+                lam = weight_of_consistency(plan, plan.profiles, result.noise, result.spread)
+                result.x.add_(A.pinv(y - A(result.x), lam))
         x = result.x
     return result
 

@@ -12,7 +12,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from medsr.degradation import Degradation, along, mmse_matrices
+from medsr.degradation import Degradation, linear_mmse
 from medsr.diffusion.conditions import (
     FOREGROUND,
     TOLD_KINDS,
@@ -151,12 +151,11 @@ def _linear(y: Tensor, A: Degradation, step: Pass, runner: Runner) -> tuple[Tens
     """Linear estimate u, the noise of y, and what each plane is told."""
     measured = [(plane, *_coarse_statistics(y, plane, A)) for plane in step.planes]
     noise = float(torch.stack([noise for _, noise, _, _ in measured]).mean())
-    u = y
-    for a, axis in A.scaled:
-        ratios = [lam[0, plane.index(a)] for plane, _, _, lam in measured if a in plane]
-        lam = torch.stack(ratios).mean().double()[None]
-        valid = torch.ones(1, len(axis.positions), dtype=torch.bool)
-        u = along(u, mmse_matrices(axis.matrix[None], axis.positions[None], valid, lam)[0], a)
+    ratios = {
+        a: float(torch.stack([lam[0, plane.index(a)] for plane, _, _, lam in measured if a in plane]).mean())
+        for a, _ in A.scaled
+    }
+    u = linear_mmse(y, A, ratios)
     tolds = []
     for plane, own_noise, roughness, _ in measured:
         slices = _subsampled(u, plane)

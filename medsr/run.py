@@ -17,7 +17,7 @@ from medsr.card import ModelCard, read_card
 from medsr.errors import InputError, PlanError
 from medsr.image.acquired import acquired_matrix, confirmed, crop_k_space
 from medsr.image.files import atomic_files, atomic_write
-from medsr.image.geometry import Geometry
+from medsr.image.geometry import Geometry, slice_axis_by_spacing
 from medsr.image.header import Header
 from medsr.image.nifti import Scan, inspect, read_scan, read_scans, write
 from medsr.image.volume import Modality, Volume
@@ -310,11 +310,8 @@ def _header_of(volume: Volume, slice_axis: int | None, slice_thickness: float | 
         raise InputError("the volume holds NaN or Inf; fill them first")
     if array.size == 0 or float(array.min()) == float(array.max()):
         raise InputError("the volume is constant or empty; there is nothing to upscale")
-    spacing = volume.geometry.spacing
-    coarsest = int(np.argmax(spacing))
-    others = max(s for axis, s in enumerate(spacing) if axis != coarsest)
     if slice_axis is None:
-        slice_axis = coarsest if spacing[coarsest] >= 1.1 * others else 2
+        slice_axis = slice_axis_by_spacing(volume.geometry.spacing)
     if slice_axis not in (0, 1, 2):
         raise InputError(f"slice_axis {slice_axis} is none of 0, 1, 2")
     return Header(

@@ -72,5 +72,5 @@ def edm_weight(sigma: Tensor) -> Tensor:
 
 
 def log_normal_sigma(n: int, generator: torch.Generator, mean: float = -0.5, std: float = 1.3) -> Tensor:
-    """(n,) training noise levels, ``ln sigma ~ N(mean, std)``, at most 20."""
-    return (mean + std * torch.randn(n, generator=generator)).clamp(max=math.log(20.0)).exp()
+    """(n,) training noise levels on the generator's device, ``ln sigma ~ N(mean, std)``, at most 20."""
+    return (mean + std * torch.randn(n, generator=generator, device=generator.device)).clamp(max=math.log(20.0)).exp()

@@ -39,8 +39,8 @@ def mean_loss(
 ) -> Tensor:
     """Squared error of the normalised residual, whose minimiser is ``E[r | y]``.
 
-    A residual above 4 standard deviations of its sample counts linearly beyond that: a badly predicted scale must
-    not rule the gradient.
+    A sample whose residual is larger than its predicted scale is divided by its own size instead: a badly predicted
+    scale must not rule the gradient.
     """
     with torch.autocast(u.device.type, dtype=autocast or torch.bfloat16, enabled=autocast is not None):
         estimate, _ = mean_and_variance(mean, None, mean_images(u, scale), conditions)
@@ -90,7 +90,7 @@ def sampler_loss(
         raise ValueError("the sampler stage needs a variance head")
     v = v.clamp(MIN_LOG_VARIANCE, MAX_LOG_VARIANCE)
     w = ((residual(u, x, scale) - m) * (-v / 2).exp()).clamp(-6, 6)
-    sigma = log_normal_sigma(len(u), generator).to(u.device)
+    sigma = log_normal_sigma(len(u), generator)
     noise = torch.randn(w.shape, generator=generator, device=u.device)
     noisy = w + sigma[:, None, None, None] * noise
     told = torch.cat([images, m, v / 2], dim=1)

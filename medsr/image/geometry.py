@@ -12,6 +12,13 @@ from numpy.typing import NDArray
 Triple = tuple[float, float, float]
 
 
+def slice_axis_by_spacing(spacing: Sequence[float]) -> int:
+    """The axis across slices where nothing states it: the one coarser than both others by a tenth, else k."""
+    coarsest = int(np.argmax(spacing))
+    others = max(s for axis, s in enumerate(spacing) if axis != coarsest)
+    return coarsest if spacing[coarsest] >= 1.1 * others else 2
+
+
 @dataclass(frozen=True, eq=False)
 class Geometry:
     """A regular voxel grid in patient space.

@@ -12,7 +12,7 @@ import numpy as np
 
 from medsr.errors import InputError
 from medsr.image.files import display_name
-from medsr.image.geometry import Geometry
+from medsr.image.geometry import Geometry, slice_axis_by_spacing
 from medsr.image.header import Header
 from medsr.image.modality import by_header
 from medsr.image.nifti_affine import Prefer
@@ -137,7 +137,7 @@ def _slice_axis(geometry: Geometry, dim_info: int, warnings: list[str]) -> int:
         if stated == coarsest or spacing[coarsest] < 2 * others:
             return stated
         warnings.append(f"dim_info names {'ijk'[stated]} as slice axis; used {'ijk'[coarsest]}, which is far coarser")
-    return coarsest if spacing[coarsest] >= 1.1 * others else 2
+    return slice_axis_by_spacing(spacing)
 
 
 def _sidecar(path: Path, warnings: list[str]) -> Mapping[str, Any]:

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict
 
 from medsr.card import NetworkSpec
 from medsr.errors import ConfigError
+from medsr.image.geometry import slice_axis_by_spacing
 from medsr.image.volume import Modality
 from medsr.training.draws import Sharpness, Source
 from medsr.transforms import LoadVolumed, Normalised
@@ -80,7 +81,10 @@ def load_sources(root: Path, config: TrainingConfig) -> list[Source]:
 
 
 def sample_weights(rows: list[dict[str, str]], config: TrainingConfig) -> list[float]:
-    """Equal chance per subject within a modality, less for phantoms; the modalities share as configured."""
+    """Chance of each volume: a subject with n volumes counts n ** 0.3 times, a phantom less; modalities as configured.
+
+    Subjects of the collection RORDEN may be one person and count as one.
+    """
     person = [r["subject"].split(" ")[0].split("-lab")[0] for r in rows]
     person = ["RORDEN" if p.startswith("RORDEN") else p for p in person]
     raw = [
@@ -97,14 +101,11 @@ def _source(item: dict[str, Any], row: dict[str, str], weight: float) -> Source:
     array = np.ascontiguousarray(image[0].numpy(), dtype=np.float32)
     spacing = tuple(float(v) for v in row["spacing"].split("x"))
     sharpness = cast(tuple[Sharpness, Sharpness, Sharpness], tuple(row["native"].split("/")))
-    widest = max(range(3), key=lambda a: spacing[a])
-    others = [spacing[a] for a in range(3) if a != widest]
-    slice_axis = widest if spacing[widest] >= 1.1 * max(others) else 2
     return Source(
         array,
         (spacing[0], spacing[1], spacing[2]),
         sharpness,
-        slice_axis,
+        slice_axis_by_spacing(spacing),
         cast(Modality, row["modality"]),
         row["subject"],
         weight,
