@@ -24,8 +24,7 @@ from medsr.diffusion.conditions import (
     noise_over_signal,
     residual_scale,
 )
-from medsr.diffusion.denoiser import denoise_slices, mean_and_variance, mean_images
-from medsr.diffusion.loss import MAX_LOG_VARIANCE, MIN_LOG_VARIANCE
+from medsr.diffusion.denoiser import MIN_LOG_VARIANCE, denoise_slices, mean_and_variance, mean_images
 from medsr.diffusion.model import Model
 from medsr.diffusion.network import SliceNetwork
 from medsr.diffusion.sampler import SAMPLERS, noise_like, slice_generators
@@ -269,7 +268,7 @@ def _mean_of_slices(images: Tensor, *, told: Told, runner: Runner, error: list[f
             mean, log_variance = mean_and_variance(model.mean, model.variance, part, conditions)
         if log_variance is None:
             log_variance = torch.zeros_like(mean)
-        return torch.cat([mean, log_variance.clamp(MIN_LOG_VARIANCE, MAX_LOG_VARIANCE) / 2], dim=1)
+        return torch.cat([mean, log_variance / 2], dim=1)
 
     seen = mean_images(images, told.scale.expand(len(images)))
     result = whole_or_tiled(tile, seen.contiguous(memory_format=torch.channels_last))

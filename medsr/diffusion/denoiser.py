@@ -14,6 +14,7 @@ from medsr.diffusion.network import SliceNetwork, VarianceHead
 Denoiser = Callable[[Tensor, float], Tensor]
 """``(x, sigma) -> estimate of x0``: all that a sampler sees. x: the state, in units of its standard deviation."""
 
+MIN_LOG_VARIANCE, MAX_LOG_VARIANCE = -9.0, 5.0  # of the normalised residual
 DETAIL_SIGMA = 2.0  # pixels; what is finer is shown to the network in units of the expected residual
 _RADIUS = 6
 
@@ -42,7 +43,9 @@ def mean_and_variance(
     This is the denoiser at sigma = infinity: the noise channel is absent, c_skip = 0 and c_out = 1.
     """
     features = mean.features(images, conditions)
-    log_variance = None if variance is None else variance(features.detach()).float()
+    log_variance = None
+    if variance is not None:
+        log_variance = variance(features.detach()).float().clamp(MIN_LOG_VARIANCE, MAX_LOG_VARIANCE)
     return mean.read_out(features).float(), log_variance
 
 

@@ -14,8 +14,6 @@ from medsr.diffusion.denoiser import (
 )
 from medsr.diffusion.network import SliceNetwork, VarianceHead
 
-MIN_LOG_VARIANCE, MAX_LOG_VARIANCE = -9.0, 5.0
-
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     """Mean of (B, 1, H, W) values where mask is 1."""
@@ -65,7 +63,6 @@ def variance_loss(
         estimate, v = mean_and_variance(mean, variance, mean_images(u, scale), conditions)
     if v is None:
         raise ValueError("the variance stage needs a variance head")
-    v = v.clamp(MIN_LOG_VARIANCE, MAX_LOG_VARIANCE)
     error = (residual(u, x, scale) - estimate.detach()).square()
     return masked_mean((v + error * (-v).exp()) / 2, mask)
 
@@ -88,7 +85,6 @@ def sampler_loss(
         m, v = mean_and_variance(mean, variance, images, conditions)
     if v is None:
         raise ValueError("the sampler stage needs a variance head")
-    v = v.clamp(MIN_LOG_VARIANCE, MAX_LOG_VARIANCE)
     w = ((residual(u, x, scale) - m) * (-v / 2).exp()).clamp(-6, 6)
     sigma = log_normal_sigma(len(u), generator)
     noise = torch.randn(w.shape, generator=generator, device=u.device)

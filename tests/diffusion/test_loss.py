@@ -9,7 +9,8 @@ import torch
 
 from medsr.card import NetworkSpec
 from medsr.diffusion.conditions import FEATURES
-from medsr.diffusion.loss import MIN_LOG_VARIANCE, masked_mean, mean_loss, residual, sampler_loss, variance_loss
+from medsr.diffusion.denoiser import MIN_LOG_VARIANCE
+from medsr.diffusion.loss import masked_mean, mean_loss, residual, sampler_loss, variance_loss
 from medsr.diffusion.network import SliceNetwork, VarianceHead, mean_channels, sampler_channels
 
 TINY = NetworkSpec(width=32, blocks_top=1, blocks_bottom=1, embedding=16)
