@@ -346,6 +346,9 @@ def _fail(text: str) -> None:
 # --- the way in and out --------------------------------------------------------------------------------------------
 
 
+RAISED_AGAIN_S = 2.0  # long after the unfinished files are gone
+
+
 class _Terminated(BaseException):
     """SIGTERM, as an exception: unfinished files are removed on the way out."""
 
@@ -354,19 +357,29 @@ class _Interrupted(KeyboardInterrupt):
     """Ctrl-C. Python itself ends by the signal, whatever we return, once a plain KeyboardInterrupt has left an exec."""
 
 
-def _interrupt(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001  as signal.signal wants it
-    raise _Interrupted
+def _raising(kind: type[BaseException]) -> Callable[[int, FrameType | None], NoReturn]:
+    """Handler that raises ``kind``, and again while the command goes on: an import may have swallowed the exception."""
+
+    def handler(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001  as signal.signal wants it
+        if hasattr(signal, "setitimer"):
+            signal.signal(signal.SIGALRM, handler)
+            signal.setitimer(signal.ITIMER_REAL, RAISED_AGAIN_S)
+        raise kind
+
+    return handler
 
 
-def _terminate(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001  as signal.signal wants it
-    raise _Terminated
+def _calm() -> None:
+    """The signal has been heard; it is not raised again."""
+    if hasattr(signal, "setitimer"):
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def main(args: Sequence[str] | None = None) -> NoReturn:
     """Run one command and exit with its documented code."""
-    signal.signal(signal.SIGTERM, _terminate)
+    signal.signal(signal.SIGTERM, _raising(_Terminated))
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where it is ignored, as under nohup
-        signal.signal(signal.SIGINT, _interrupt)
+        signal.signal(signal.SIGINT, _raising(_Interrupted))
     # Threads that wait by spinning make a run several times slower where other programs need the cores too.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     arguments = list(sys.argv[1:] if args is None else args)
@@ -392,9 +405,11 @@ def _run(arguments: list[str]) -> int:
         _fail(str(error))
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
+        _calm()
         _fail("interrupted; no half-written file was left")
         return INTERRUPTED
     except _Terminated:
+        _calm()
         _fail("terminated; no half-written file was left")
         return TERMINATED
     except MemoryError:

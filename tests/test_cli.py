@@ -8,6 +8,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -225,7 +226,10 @@ def test_signals_leave_nothing(tmp_path, tiny_model, number, code):
             break
     time.sleep(0.3)
     process.send_signal(number)
+    deaf = threading.Timer(60, process.kill)  # a run that goes on must fail the test, not hang it
+    deaf.start()
     rest = process.stderr.read()
+    deaf.cancel()
     assert process.wait(timeout=60) == code, rest
     assert rest.strip().splitlines()[-1].startswith("medsr: error: ")
     assert "Traceback" not in rest
