@@ -357,13 +357,16 @@ class _Interrupted(KeyboardInterrupt):
     """Ctrl-C. Python itself ends by the signal, whatever we return, once a plain KeyboardInterrupt has left an exec."""
 
 
-def _raising(kind: type[BaseException]) -> Callable[[int, FrameType | None], NoReturn]:
+def _raising(kind: type[BaseException]) -> Callable[[int, FrameType | None], None]:
     """Handler that raises ``kind``, and again while the command goes on: an import may have swallowed the exception."""
 
-    def handler(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001  as signal.signal wants it
+    def handler(number: int, frame: FrameType | None) -> None:  # noqa: ARG001  as signal.signal wants it
         if hasattr(signal, "setitimer"):
             signal.signal(signal.SIGALRM, handler)
-            signal.setitimer(signal.ITIMER_REAL, RAISED_AGAIN_S)
+            loading = getattr(getattr(sys.modules.get("torch"), "__spec__", None), "_initializing", False)
+            signal.setitimer(signal.ITIMER_REAL, 0.1 if loading else RAISED_AGAIN_S)
+            if loading:  # an exception inside torch's own start-up would abort the process: wait for its end
+                return
         raise kind
 
     return handler
