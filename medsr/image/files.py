@@ -91,17 +91,17 @@ def _staging(path: Path) -> Iterator[Path]:
     """A hidden folder beside ``path``, locked for as long as its process lives, removed on the way out."""
     prefix = f".medsr-{hashlib.sha256(platform.node().encode()).hexdigest()[:8]}-"  # a lock speaks for one computer
     _remove_abandoned(path.parent, prefix)
-    while True:
-        staging = path.with_name(f"{prefix}{secrets.token_hex(8)}.part")
-        try:
-            staging.mkdir()
-        except OSError as error:
-            raise _cannot_write(path, error) from error
-        lock = _lock(staging)
-        if staging.is_dir():
-            break
-        _unlock(lock)  # taken for abandoned before it was locked
-    try:
+    staging, lock = path.with_name(f"{prefix}{secrets.token_hex(8)}.part"), None
+    try:  # from before the folder exists: the exception of a signal can come between any two lines
+        while True:
+            try:
+                staging.mkdir()
+            except OSError as error:
+                raise _cannot_write(path, error) from error
+            lock = _lock(staging)
+            if staging.is_dir():
+                break
+            _unlock(lock)  # taken for abandoned before it was locked: made again
         yield staging
     finally:
         shutil.rmtree(staging, ignore_errors=True)
