@@ -47,9 +47,7 @@ def train_command(
     if dry_run:
         return None
     networks = new_networks(config.network, config.context)
-    scale: tuple[float, ...] = ()
-    if init is not None:
-        scale = start_from(init, networks, config)
+    start = start_from(init, networks, config) if init is not None else None
     sources = load_sources(root, config)
     autocast = None if dtype == torch.float32 else dtype
     state = train(
@@ -61,7 +59,7 @@ def train_command(
         dtype=autocast,
         max_minutes=max_minutes,
         report=report,
-        scale=scale,
+        start=start,
     )
     path = folder / f"{config.name}.safetensors"
     card = write_weights(path, config, state, networks, rows)
@@ -84,8 +82,8 @@ def configured(path: Path, overrides: Sequence[str]) -> TrainingConfig:
         raise ConfigError(f"--set does not fit: {str(error).splitlines()[0]}") from error
 
 
-def start_from(init: str, networks: Networks, config: TrainingConfig) -> tuple[float, ...]:
-    """Load a model's weights into the networks; returns its residual-scale coefficients. Raises ConfigError."""
+def start_from(init: str, networks: Networks, config: TrainingConfig) -> ModelCard:
+    """Load a model's weights into the networks; returns its card. Raises ConfigError."""
     model = load_model(init)
     if model.card.network != config.network or model.card.context != config.context:
         raise ConfigError(f"{init} has another network than the configuration; set network and context to its values")
@@ -94,7 +92,7 @@ def start_from(init: str, networks: Networks, config: TrainingConfig) -> tuple[f
         networks.variance.load_state_dict(model.variance.state_dict())
     if model.sampler is not None:
         networks.sampler.load_state_dict(model.sampler.state_dict())
-    return model.card.residual_scale
+    return model.card
 
 
 def write_weights(

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from medsr.card import NetworkSpec
+from medsr.card import ModelCard, NetworkSpec
 from medsr.diffusion.conditions import FEATURES, residual_features, residual_scale
 from medsr.diffusion.loss import mean_loss, sampler_loss, variance_loss
 from medsr.diffusion.network import SliceNetwork, VarianceHead, mean_channels, sampler_channels
@@ -235,6 +235,20 @@ def load_state(path: Path) -> State:
         raise ConfigError(f"{path} is damaged ({error}); delete it to start again") from error
 
 
+def first_state(
+    sources: Sequence[Source], config: TrainingConfig, start: ModelCard | None, report: Report
+) -> State:
+    """The state of a training that has not begun; ``start`` as in ``train``."""
+    if start is None:
+        scale, left = fit_residual_scale(sources, config)
+        report(f"residual scale fitted; {left:.2f} of its log variance is left unexplained")
+        return State(0, 0, 0.0, {}, [], None, scale, {}, {})
+    spent = start.training
+    return State(
+        0, 0, 0.0, {}, [], None, start.residual_scale, dict(spent.get("minutes", {})), dict(spent.get("steps", {}))
+    )
+
+
 def train(
     config: TrainingConfig,
     sources: Sequence[Source],
@@ -245,11 +259,11 @@ def train(
     dtype: torch.dtype | None,
     max_minutes: float | None,
     report: Report,
-    scale: tuple[float, ...] = (),
+    start: ModelCard | None = None,
 ) -> State:
     """Run every stage of ``config``; state.pt and stats.jsonl in ``out``. Repeating the call resumes.
 
-    scale: coefficients of the residual's scale of the weights that training starts from, () to fit them.
+    start: card of the weights that ``networks`` hold already: its residual's scale is kept, its steps are counted on.
     """
     out.mkdir(parents=True, exist_ok=True)
     path = out / "state.pt"
@@ -258,10 +272,7 @@ def train(
         state = load_state(path)
         report(f"resuming stage {state.stage + 1} of {len(config.stages)} at step {state.step}")
     else:
-        if not scale:
-            scale, left = fit_residual_scale(sources, config)
-            report(f"residual scale fitted; {left:.2f} of its log variance is left unexplained")
-        state = State(0, 0, 0.0, {}, [], None, scale, {}, {})
+        state = first_state(sources, config, start, report)
     for name, weights in state.weights.items():
         networks.part(name).load_state_dict(weights)
     for name in ("mean", "variance", "sampler"):
@@ -280,7 +291,8 @@ def train(
         stage = config.stages[state.stage]
         for name in ("mean", "variance", "sampler"):
             networks.part(name).requires_grad_(name == stage.part)
-        if stage.part == "sampler" and state.step == 0 and "sampler" not in state.weights:
+        trained = "sampler" in state.weights or (start is not None and start.has_sampler)
+        if stage.part == "sampler" and state.step == 0 and not trained:
             start_sampler(networks)
         whole = run_stage(
             stage,
