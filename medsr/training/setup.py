@@ -10,7 +10,7 @@ from typing import Any, Literal, cast
 import numpy as np
 from monai.data import CacheDataset
 from monai.transforms import Compose
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from medsr.card import NetworkSpec
 from medsr.errors import ConfigError
@@ -28,7 +28,17 @@ class Stage(BaseModel):
     minutes: float  # of wall clock on the machine at hand; resumed runs count what is already spent
     steps: int | None = None  # instead of minutes: a fixed number, which makes a run repeatable bit by bit
     learning_rate: float = 8e-4
-    batch: int = 16
+    schedule: Literal["cosine", "constant-then-decay"] = "cosine"
+    batch: int = 16  # of all processes together
+
+
+class Validation(BaseModel):
+    """``medsr train CONFIG --validate``: which degradations, and how much of each scan of the split val."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    protocols: tuple[str, ...] = ("inplane-x2", "inplane-x4", "slice-x4", "blind-x2")
+    in_plane: int = Field(default=128, ge=32)  # voxels at most, from the middle of the scan
+    slices: int = Field(default=32, ge=8)
 
 
 class TrainingConfig(BaseModel):
@@ -46,6 +56,9 @@ class TrainingConfig(BaseModel):
     weight_decay: float = 1e-4
     clip: float = 1.0
     save_every_minutes: float = 4.0
+    checkpoint_minutes: float = 10.0  # 0: only at the end of a stage
+    preview_minutes: float = 10.0  # 0: no pictures
+    validation: Validation = Validation()
     phantom_weight: float = 0.3  # of a phantom against a person
     mr_share: float = 0.6  # of all samples
     licence: str = "Apache-2.0"
