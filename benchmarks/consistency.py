@@ -33,7 +33,8 @@ from medsr.image.nifti import inspect, read
 from medsr.image.volume import Volume
 from medsr.plan import Request, make_plan
 from medsr.protocols import Protocol, protocol, seed_of, simulate
-from medsr.reconstruction import Runner, estimate_once
+from medsr.reconstruction import estimate_once
+from medsr.runner import Runner
 
 sys.path.insert(0, str(Path(__file__).parent))
 from accuracy import Case, cases

@@ -22,7 +22,8 @@ from medsr.errors import DeviceError, InputError, ModelError
 from medsr.image.intensity import CT_AIR_HU, Intensity, fit_intensity
 from medsr.image.volume import Volume
 from medsr.plan import Plan
-from medsr.reconstruction import PassResult, Runner, run_pass, weight_of_consistency
+from medsr.reconstruction import PassResult, run_pass, weight_of_consistency
+from medsr.runner import Runner
 
 Progress = Callable[[str, float], None]
 

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -24,64 +21,17 @@ from medsr.diffusion.conditions import (
     noise_over_signal,
     residual_scale,
 )
-from medsr.diffusion.denoiser import MIN_LOG_VARIANCE, denoise_slices, mean_and_variance, mean_images
-from medsr.diffusion.model import Model
-from medsr.diffusion.network import SliceNetwork
-from medsr.diffusion.sampler import SAMPLERS, noise_like, slice_generators
-from medsr.diffusion.schedule import sigmas_for
-from medsr.diffusion.slices import (
-    Plane,
-    batches,
-    normal_axis,
-    stacked,
-    tissue_slices,
-    unstacked,
-    whole_or_tiled,
-    with_neighbours,
-)
+from medsr.diffusion.denoiser import MIN_LOG_VARIANCE, mean_and_variance, mean_images
+from medsr.diffusion.slices import Plane, normal_axis, stacked, whole_or_tiled
 from medsr.image.profile import AxisProfiles
-from medsr.image.volume import Modality
 from medsr.passes import Pass
 from medsr.plan import Plan
+from medsr.runner import Runner, Told, over_slices
+from medsr.sampling import draw_sample
 
 STATISTICS_SLICES = 48  # evenly spaced, of those of a plane
 NOISY = 0.003  # share of the range above which even a known profile is projected softly
-SMALLEST = 1e-6  # deviation, in normalised units, below which a voxel is certain
 UNKNOWN_WEIGHT = 0.6  # of data whose profile is assumed: between k-space crops (0 is best) and blur (infinity)
-
-
-@dataclass
-class Runner:
-    """What every pass of one run shares: the model, how to run it, and the counts for the sidecar."""
-
-    model: Model
-    modality: Modality
-    autocast: torch.dtype | None
-    shrink: int
-    report: Callable[[str, float], None]
-    timings: dict[str, float] = field(default_factory=dict)
-    evaluations: int = 0
-    noise: float = math.nan
-    _done: float = 0.0
-    _work: float = 1.0
-
-    def plan_work(self, passes: int) -> None:
-        """How many passes the run will make, for the share in progress reports."""
-        self._work = max(1, passes)
-
-    def advance(self, share: float) -> None:
-        """A share of one pass is done."""
-        self._done += share
-        self.report("network", min(1.0, self._done / self._work))
-
-    @contextmanager
-    def clock(self, stage: str) -> Iterator[None]:
-        """Add the time inside the block to ``stage``."""
-        began = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.timings[stage] = self.timings.get(stage, 0.0) + time.perf_counter() - began
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,19 +42,6 @@ class PassResult:
     variance: Tensor | None
     noise: float
     spread: float
-
-
-@dataclass(frozen=True, eq=False)
-class Told:
-    """What the networks are told of one plane: conditions (1, F) and the residual's scale (1,)."""
-
-    plane: Plane
-    conditions: Tensor
-    scale: Tensor
-
-    def on(self, device: torch.device) -> Told:
-        """The same on another device."""
-        return replace(self, conditions=self.conditions.to(device), scale=self.scale.to(device))
 
 
 def run_pass(y: Tensor, step: Pass, plan: Plan, runner: Runner, *, sample: int | None, number: int) -> PassResult:
@@ -123,7 +60,7 @@ def run_pass(y: Tensor, step: Pass, plan: Plan, runner: Runner, *, sample: int |
             with runner.clock("consistency"):
                 x.add_(A.pinv(y - A(x), lam))
     else:
-        x = _sample(y, A, u, m, deviation, scale, lam, tolds, plan, runner, sample=sample, number=number)
+        x = draw_sample(y, A, u, m, deviation, scale, lam, tolds, plan, runner, sample=sample, number=number)
     return PassResult(x, None if deviation is None else deviation.mul_(scale).square_(), noise, spread)
 
 
@@ -202,30 +139,6 @@ def _told(plane: Plane, A: Degradation, step: Pass, statistics: ScanStatistics, 
     return Told(plane, conditions, scale)
 
 
-def _over_slices(
-    volumes: list[Tensor], plane: Plane, air: list[float], runner: Runner, run: Callable[..., Tensor], share: float
-) -> list[Tensor]:
-    """``run(*batches of slices)`` over the tissue slices of ``volumes[0]``; one volume per value in ``air``.
-
-    air: what an output is in slices that hold nothing but air, which need no network.
-    """
-    device = runner.model.device
-    slices = [stacked(v, plane) for v in volumes]
-    found = tissue_slices(slices[0])
-    out = [torch.full(slices[0].shape, value) for value in air]
-    groups = list(batches(found, slices[0][0].numel(), device, runner.shrink))
-    for group in groups:
-        context = runner.model.card.context
-        inputs = [with_neighbours(slices[0], group, context), *(s[group][:, None] for s in slices[1:])]
-        result = run(*(t.to(device) for t in inputs)).float().cpu()
-        for channel, target in enumerate(out):
-            target[group] = result[:, channel]
-        runner.advance(share / len(groups))
-    if not groups:
-        runner.advance(share)
-    return [unstacked(t, plane) for t in out]
-
-
 def _mean(
     u: Tensor, tolds: list[Told], runner: Runner, *, keep_deviation: bool
 ) -> tuple[Tensor, Tensor | None, float, float]:
@@ -241,7 +154,7 @@ def _mean(
         error: list[float] = []
         run = partial(_mean_of_slices, told=told.on(runner.model.device), runner=runner, error=error)
         air = [0.0, MIN_LOG_VARIANCE / 2] if keep_deviation else [0.0]
-        parts = _over_slices([u], told.plane, air, runner, run, 1 / len(tolds))
+        parts = over_slices([u], told.plane, air, runner, run, 1 / len(tolds))
         ratio = float(told.scale) / scale
         parts[0].mul_(ratio / len(tolds))
         total = parts[0] if total is None else total.add_(parts[0])
@@ -274,84 +187,3 @@ def _mean_of_slices(images: Tensor, *, told: Told, runner: Runner, error: list[f
     result = whole_or_tiled(tile, seen.contiguous(memory_format=torch.channels_last))
     error.append(float((2 * result[:, 1]).exp().sum(dtype=torch.float64)))
     return result
-
-
-def _sample(
-    y: Tensor,
-    A: Degradation,
-    u: Tensor,
-    m: Tensor,
-    deviation: Tensor,
-    scale: float,
-    lam: float,
-    tolds: list[Told],
-    plan: Plan,
-    runner: Runner,
-    *,
-    sample: int,
-    number: int,
-) -> Tensor:
-    """One posterior sample: the whitened residual is drawn with the chosen sampler; every estimate is consistent.
-
-    m, deviation: as of ``_mean``, in units of scale. The sample is ``u + scale (m + deviation w)``.
-    """
-    device, request = runner.model.device, plan.request
-    network = runner.model.sampler
-    if network is None:
-        raise ValueError("the model has no sampler")
-    amplitude = deviation * scale
-    mean = torch.add(u, m, alpha=scale)
-    log_deviation = deviation.log()
-    sigmas = sigmas_for(request.sampler, request.steps)
-    calls = 2 * len(sigmas) - 3 if request.sampler == "heun" else len(sigmas) - 1
-
-    def denoise(w: Tensor, sigma: float) -> Tensor:
-        estimate = torch.zeros(w.shape)
-        level = torch.tensor([sigma], device=device)
-        for told in tolds:
-            run = partial(
-                _denoised_slices, network=network, sigma=level, told=told.on(device), autocast=runner.autocast
-            )
-            ratio = scale / float(told.scale)
-            volumes = [u, w, m * ratio, log_deviation + math.log(ratio)]
-            (part,) = _over_slices(volumes, told.plane, [0.0], runner, run, 1 / len(tolds) / calls)
-            estimate.add_(part, alpha=1 / len(tolds))
-        runner.evaluations += len(tolds)
-        if plan.consistency == "off":
-            return estimate
-        # the estimate's own error shrinks with sigma, and with it the weight of noisy data (DDNM+, Wang et al. 2023)
-        weight = lam * (1 + sigma**2) / sigma**2
-        x = torch.addcmul(mean, amplitude, estimate)
-        x.add_(A.pinv(y - A(x), weight))
-        return torch.where(amplitude > SMALLEST, (x - mean) / amplitude.clamp_min(SMALLEST), estimate)
-
-    generators = slice_generators(request.seed, len(u), sample * 64 + number)
-    with runner.clock("network"):
-        noise = noise_like(u, generators) * sigmas[0]
-        w = SAMPLERS[request.sampler](denoise, noise, sigmas, generators)
-    x = mean.addcmul_(amplitude, w)
-    if plan.consistency != "off" and lam == 0:  # the last step of a sampler may leave the projected estimate
-        x.add_(A.pinv(y - A(x)))
-    return x
-
-
-def _denoised_slices(
-    images: Tensor,
-    state: Tensor,
-    correction: Tensor,
-    log_deviation: Tensor,
-    *,
-    network: SliceNetwork,
-    sigma: Tensor,
-    told: Told,
-    autocast: torch.dtype | None,
-) -> Tensor:
-    """Estimate of the whitened residual. images: (B, S, H, W) of u, the others (B, 1, H, W); sigma: (1,)."""
-
-    def tile(part: Tensor) -> Tensor:
-        many = len(part)
-        conditions = told.conditions.expand(many, -1)
-        return denoise_slices(network, part[:, :1], sigma.expand(many), part[:, 1:], conditions, autocast)
-
-    seen = torch.cat([state, mean_images(images, told.scale.expand(len(images))), correction, log_deviation], dim=1)
-    return whole_or_tiled(tile, seen.contiguous(memory_format=torch.channels_last))

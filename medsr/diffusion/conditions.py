@@ -21,7 +21,10 @@ TOLD_KINDS = ("sinc", "gauss", "box")
 NOISE_QUANTILE = 0.1  # the quietest blocks hold noise and little else
 NOISE_QUANTILE_BIAS = 0.75  # mean absolute value in the quietest tenth of 6 x 6 blocks of white noise over that of all
 NOISE_BLOCK = 6
+STATISTICS_PAIRS = 24  # of neighbouring slices, evenly spaced
 FOREGROUND = 0.08  # normalised units: above air, below tissue (MR and CT alike)
+DETAIL_SIGMA = 2.0  # pixels; what is finer is shown to the network in units of the expected residual
+_DETAIL_RADIUS = 6
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,26 @@ def _differences(x: Tensor, valid: Tensor, axis: int) -> tuple[Tensor, Tensor]:
         (first * ok1).sum((1, 2, 3)) / (ok1.sum((1, 2, 3)) * repeat).clamp_min(1),
         (second * ok2).sum((1, 2, 3)) / (ok2.sum((1, 2, 3)) * repeat).clamp_min(1),
     )
+
+
+def fine_detail(u: Tensor) -> Tensor:
+    """u (B, 1, H, W) less its Gaussian average of DETAIL_SIGMA pixels (edges repeated)."""
+    d = torch.arange(-_DETAIL_RADIUS, _DETAIL_RADIUS + 1, dtype=u.dtype, device=u.device)
+    kernel = torch.exp(-(d**2) / (2 * DETAIL_SIGMA**2))
+    kernel = kernel / kernel.sum()
+    smooth = functional.pad(u, [_DETAIL_RADIUS] * 4, mode="replicate")
+    smooth = functional.conv2d(functional.conv2d(smooth, kernel[None, None, :, None]), kernel[None, None, None, :])
+    return u - smooth
+
+
+def slice_correlation(u: Tensor) -> float:
+    """Correlation, 0 to 0.98, of the fine detail of neighbouring slices of (N, H, W), over their foreground."""
+    if len(u) < 2:
+        return 0.0
+    index = torch.linspace(0, len(u) - 2, min(STATISTICS_PAIRS, len(u) - 1)).round().long().unique()
+    here, there = (fine_detail(u[i][:, None]) * (u[i][:, None] > FOREGROUND) for i in (index, index + 1))
+    power = (here.square().sum() * there.square().sum()).sqrt()
+    return float(((here * there).sum() / power.clamp_min(1e-12)).clamp(0, 0.98))
 
 
 def gradient_rms(x: Tensor, valid: Tensor) -> Tensor:

@@ -7,26 +7,14 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
+from medsr.diffusion.conditions import fine_detail
 from medsr.diffusion.network import SliceNetwork, VarianceHead
 
 Denoiser = Callable[[Tensor, float], Tensor]
 """``(x, sigma) -> estimate of x0``: all that a sampler sees. x: the state, in units of its standard deviation."""
 
 MIN_LOG_VARIANCE, MAX_LOG_VARIANCE = -9.0, 5.0  # of the normalised residual
-DETAIL_SIGMA = 2.0  # pixels; what is finer is shown to the network in units of the expected residual
-_RADIUS = 6
-
-
-def fine_detail(u: Tensor) -> Tensor:
-    """u (B, 1, H, W) less its Gaussian average of DETAIL_SIGMA pixels (edges repeated)."""
-    d = torch.arange(-_RADIUS, _RADIUS + 1, dtype=u.dtype, device=u.device)
-    kernel = torch.exp(-(d**2) / (2 * DETAIL_SIGMA**2))
-    kernel = kernel / kernel.sum()
-    smooth = functional.pad(u, [_RADIUS] * 4, mode="replicate")
-    smooth = functional.conv2d(functional.conv2d(smooth, kernel[None, None, :, None]), kernel[None, None, None, :])
-    return u - smooth
 
 
 def mean_images(u: Tensor, scale: Tensor) -> Tensor:

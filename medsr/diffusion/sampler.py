@@ -4,7 +4,7 @@ All share one signature. ``x`` is noise of standard deviation ``sigmas[0]``, in 
 state of a volume is (I, J, K)); ``sigmas`` decrease and end in 0; the result is the estimate of x0, same shape.
 """
 
-# ruff: noqa: ARG001  the generator of the deterministic samplers: all have one signature
+# ruff: noqa: ARG001  the noise of the deterministic samplers: all have one signature
 
 from __future__ import annotations
 
@@ -24,12 +24,14 @@ if TYPE_CHECKING:
     from medsr.plan import SamplerName
 
 Generators: TypeAlias = Generator | Sequence[Generator]  # a sequence: one for each index of the first axis
+Noise: TypeAlias = Callable[[Tensor], Tensor]
+"""Standard normal noise of the shape, device and dtype of a tensor; every call draws anew."""
 
 
-def sample_euler(denoise: Denoiser, x: Tensor, sigmas: Sequence[float], generator: Generators | None = None) -> Tensor:
+def sample_euler(denoise: Denoiser, x: Tensor, sigmas: Sequence[float], noise: Noise = torch.randn_like) -> Tensor:
     """Integrate the probability-flow ODE with Euler's method, which in sigma is DDIM (Song et al. 2021, equation 12).
 
-    Deterministic: the generator is not used. Costs len(sigmas) - 1 evaluations.
+    Deterministic: no noise is drawn. Costs len(sigmas) - 1 evaluations.
     """
     for sigma, sigma_next in pairwise(sigmas):
         slope = (x - denoise(x, sigma)) / sigma
@@ -37,10 +39,10 @@ def sample_euler(denoise: Denoiser, x: Tensor, sigmas: Sequence[float], generato
     return x
 
 
-def sample_heun(denoise: Denoiser, x: Tensor, sigmas: Sequence[float], generator: Generators | None = None) -> Tensor:
+def sample_heun(denoise: Denoiser, x: Tensor, sigmas: Sequence[float], noise: Noise = torch.randn_like) -> Tensor:
     """Integrate the probability-flow ODE with Heun's method (Karras et al. 2022, Algorithm 1, no churn).
 
-    Deterministic: the generator is not used. Costs 2 * len(sigmas) - 3 evaluations.
+    Deterministic: no noise is drawn. Costs 2 * len(sigmas) - 3 evaluations.
     """
     for sigma, sigma_next in pairwise(sigmas):
         slope = (x - denoise(x, sigma)) / sigma
@@ -52,12 +54,10 @@ def sample_heun(denoise: Denoiser, x: Tensor, sigmas: Sequence[float], generator
     return x
 
 
-def sample_dpmpp2m(
-    denoise: Denoiser, x: Tensor, sigmas: Sequence[float], generator: Generators | None = None
-) -> Tensor:
+def sample_dpmpp2m(denoise: Denoiser, x: Tensor, sigmas: Sequence[float], noise: Noise = torch.randn_like) -> Tensor:
     """DPM-Solver++(2M) in lambda = -ln sigma (Lu et al. 2022, Algorithm 2, with alpha = 1).
 
-    The first step and the step to 0 are of first order. Deterministic: the generator is not used. Costs
+    The first step and the step to 0 are of first order. Deterministic: no noise is drawn. Costs
     len(sigmas) - 1 evaluations.
     """
     previous: Tensor | None = None
@@ -78,7 +78,7 @@ def sample_ancestral(
     denoise: Denoiser,
     x: Tensor,
     sigmas: Sequence[float],
-    generator: Generators | None = None,
+    noise: Noise = torch.randn_like,
     variance: Literal["large", "small"] = "large",
 ) -> Tensor:
     """Ancestral sampling: DDPM (Ho et al. 2020, Algorithm 2), SR3's iterative refinement (Saharia et al. 2021, eq. 11).
@@ -95,11 +95,11 @@ def sample_ancestral(
         ratio = (sigma_next / sigma) ** 2
         data = (1 + sigma_next**2) / (1 + sigma**2)
         spread = math.sqrt((sigma**2 - sigma_next**2) * (data if variance == "large" else ratio))
-        x = x0 + ratio * (x - x0) + spread * noise_like(x, generator)
+        x = x0 + ratio * (x - x0) + spread * noise(x)
     return x
 
 
-SAMPLERS: dict[SamplerName, Callable[[Denoiser, Tensor, Sequence[float], Generators | None], Tensor]] = {
+SAMPLERS: dict[SamplerName, Callable[[Denoiser, Tensor, Sequence[float], Noise], Tensor]] = {
     "euler": sample_euler,
     "heun": sample_heun,
     "dpmpp2m": sample_dpmpp2m,
@@ -107,19 +107,46 @@ SAMPLERS: dict[SamplerName, Callable[[Denoiser, Tensor, Sequence[float], Generat
 }
 
 
-def noise_like(x: Tensor, generator: Generators | None = None) -> Tensor:
-    """Standard normal noise of the shape, device and dtype of x: the same numbers from the same seed on every device.
+def white(generator: Generators) -> Noise:
+    """Independent noise: the same numbers from the same seed on every device.
 
     Drawn on the CPU in float32. With one generator for each index of the first axis, a slice's noise depends neither
     on the other slices nor on how many there are. Raises ValueError when their number is another.
     """
-    if generator is None or isinstance(generator, Generator):
-        noise = torch.randn(x.shape, generator=generator)
-    else:
-        if len(generator) != len(x):
-            raise ValueError(f"{len(generator)} generators for {len(x)} slices; give one for each")
-        noise = torch.stack([torch.randn(x.shape[1:], generator=g) for g in generator])
-    return noise.to(device=x.device, dtype=x.dtype)
+
+    def noise(x: Tensor) -> Tensor:
+        if isinstance(generator, Generator):
+            drawn = torch.randn(x.shape, generator=generator)
+        else:
+            if len(generator) != len(x):
+                raise ValueError(f"{len(generator)} generators for {len(x)} slices; give one for each")
+            drawn = torch.stack([torch.randn(x.shape[1:], generator=g) for g in generator])
+        return drawn.to(device=x.device, dtype=x.dtype)
+
+    return noise
+
+
+def coupled(noise: Noise, axis: int, correlation: float) -> Noise:
+    """Noise in which neighbours along ``axis`` have a correlation: a first-order autoregression.
+
+    Across that axis it is as white as ``noise``, so what is drawn from it slice by slice keeps its distribution, and
+    slices differ from their neighbours as much as they should. correlation: 0 (independent) to below 1. Raises
+    ValueError beyond.
+    """
+    if not 0 <= correlation < 1:
+        raise ValueError(f"correlation {correlation} of neighbouring slices; give 0 to below 1")
+    if correlation == 0:
+        return noise
+
+    def drawn(x: Tensor) -> Tensor:
+        fresh = noise(x)
+        slices = fresh.unbind(axis)  # views: what follows changes ``fresh``
+        innovation = math.sqrt(1 - correlation**2)
+        for before, here in pairwise(slices):
+            here.mul_(innovation).add_(before, alpha=correlation)
+        return fresh
+
+    return drawn
 
 
 def slice_generators(seed: int, slices: int, sample: int = 0) -> tuple[Generator, ...]:

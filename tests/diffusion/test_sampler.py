@@ -17,12 +17,13 @@ from monai.networks import schedulers as monai_schedulers
 
 from medsr.diffusion.sampler import (
     SAMPLERS,
-    noise_like,
+    coupled,
     sample_ancestral,
     sample_dpmpp2m,
     sample_euler,
     sample_heun,
     slice_generators,
+    white,
 )
 from medsr.diffusion.schedule import cosine, karras, linear
 from medsr.errors import ConfigError
@@ -168,7 +169,7 @@ def test_ancestral_is_ddpm_of_monai(denoise, variance):
     expected = vp_trajectory(
         lambda e, t, x: oracle.step(e, t, x, generator=drawn)[0], denoise, timesteps, oracle.alphas_cumprod, x
     )
-    found = sample_ancestral(denoise, x, sigmas, torch.Generator().manual_seed(5), variance)
+    found = sample_ancestral(denoise, x, sigmas, white(torch.Generator().manual_seed(5)), variance)
     assert_close(found, expected)
 
 
@@ -189,7 +190,7 @@ def test_ancestral_is_ddpm_of_diffusers_on_a_part_of_the_levels(denoise, varianc
         oracle.alphas_cumprod,
         x,
     )
-    found = sample_ancestral(denoise, x, sigmas, torch.Generator().manual_seed(5), variance)
+    found = sample_ancestral(denoise, x, sigmas, white(torch.Generator().manual_seed(5)), variance)
     assert_close(found, expected)
 
 
@@ -216,7 +217,7 @@ def test_error_order(sample, order, sd):
 def test_few_steps_keep_the_spread_of_the_whitened_residual(name, steps, tolerance):
     """Gaussian data of standard deviation 1: the sample's, by the linearity of the sampler in x."""
     x = torch.full((1,), math.sqrt(1 + 20.0**2), dtype=torch.float64)
-    assert float(SAMPLERS[name](gaussian(1.0), x, karras(steps), None)) == pytest.approx(1.0, rel=tolerance)
+    assert float(SAMPLERS[name](gaussian(1.0), x, karras(steps))) == pytest.approx(1.0, rel=tolerance)
 
 
 @pytest.mark.parametrize("schedule", [linear, cosine])
@@ -226,7 +227,7 @@ def test_ancestral_variance_is_exact_for_unit_gaussian_data(schedule, steps):
     sigmas = schedule(steps)
     generator = torch.Generator().manual_seed(8)
     x = math.sqrt(1 + sigmas[0] ** 2) * torch.randn(200_000, generator=generator)
-    found = sample_ancestral(gaussian(1.0), x, sigmas, generator)
+    found = sample_ancestral(gaussian(1.0), x, sigmas, white(generator))
     four_standard_errors = 4 * math.sqrt(2 / 200_000)
     assert float(found.var()) == pytest.approx(1 / (1 + sigmas[-2] ** 2), abs=four_standard_errors)
     assert float(found.mean()) == pytest.approx(0, abs=4 / math.sqrt(200_000))
@@ -238,7 +239,7 @@ def test_ancestral_variance_converges_for_other_gaussian_data(variance):
     sigmas = linear(500)
     generator = torch.Generator().manual_seed(9)
     x = math.sqrt(sd**2 + sigmas[0] ** 2) * torch.randn(40_000, generator=generator)
-    found = sample_ancestral(gaussian(sd), x, sigmas, generator, variance)
+    found = sample_ancestral(gaussian(sd), x, sigmas, white(generator), variance)
     assert float(found.std()) == pytest.approx(sd, rel=0.02)
 
 
@@ -252,7 +253,7 @@ def test_number_of_evaluations(name, evaluations):
         return x * 0
 
     sigmas = karras(10)
-    found = SAMPLERS[name](denoise, start(sigmas[0]), sigmas, torch.Generator())
+    found = SAMPLERS[name](denoise, start(sigmas[0]), sigmas, white(torch.Generator()))
     assert len(seen) == evaluations
     assert set(seen) == set(sigmas) - {0.0}
     assert found.shape == SHAPE
@@ -267,35 +268,33 @@ def test_every_sampler_of_a_plan_exists():
 def test_the_start_is_left_untouched(name):
     x = start(20.0)
     before = x.clone()
-    SAMPLERS[name](gaussian(1.0), x, karras(4), torch.Generator())
+    SAMPLERS[name](gaussian(1.0), x, karras(4), white(torch.Generator()))
     assert torch.equal(x, before)
 
 
 class TestNoise:
     def test_same_seed_same_bytes_in_every_number_format(self):
         """What is asked for in float64 or bfloat16 is the float32 draw, converted."""
-        single = noise_like(torch.empty(4, 6, 5), torch.Generator().manual_seed(2))
+        single = white(torch.Generator().manual_seed(2))(torch.empty(4, 6, 5))
         for dtype in (torch.float64, torch.bfloat16):
-            other = noise_like(torch.empty(4, 6, 5, dtype=dtype), torch.Generator().manual_seed(2))
+            other = white(torch.Generator().manual_seed(2))(torch.empty(4, 6, 5, dtype=dtype))
             assert torch.equal(other, single.to(dtype))
 
     @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
     def test_same_seed_same_bytes_on_the_gpu(self):
         x = torch.empty(4, 6, 5)
         seeds = [torch.Generator().manual_seed(2) for _ in range(2)]
-        assert torch.equal(noise_like(x, seeds[0]), noise_like(x.cuda(), seeds[1]).cpu())
+        assert torch.equal(white(seeds[0])(x), white(seeds[1])(x.cuda()).cpu())
 
     def test_a_slice_depends_on_its_own_generator_alone(self):
-        whole = noise_like(torch.empty(9, 20, 30), slice_generators(seed=7, slices=9))
-        some = noise_like(torch.empty(4, 20, 30), slice_generators(seed=7, slices=9)[3:7])
+        whole = white(slice_generators(seed=7, slices=9))(torch.empty(9, 20, 30))
+        some = white(slice_generators(seed=7, slices=9)[3:7])(torch.empty(4, 20, 30))
         assert torch.equal(whole[3:7], some)
-        assert torch.equal(whole[:5], noise_like(torch.empty(5, 20, 30), slice_generators(seed=7, slices=5)))
+        assert torch.equal(whole[:5], white(slice_generators(seed=7, slices=5))(torch.empty(5, 20, 30)))
 
     def test_slices_seeds_and_samples_are_independent_and_normal(self):
         x = torch.empty(8, 40, 50)
-        drawn = [
-            noise_like(x, slice_generators(seed, 8, sample)) for seed, sample in [(0, 0), (1, 0), (0, 1), (2**40, 0)]
-        ]
+        drawn = [white(slice_generators(seed, 8, sample))(x) for seed, sample in [(0, 0), (1, 0), (0, 1), (2**40, 0)]]
         slices = torch.cat(drawn).reshape(32, -1).double()
         correlation = torch.corrcoef(slices) - torch.eye(32)
         assert correlation.abs().max() < 5 / math.sqrt(2000)
@@ -304,11 +303,29 @@ class TestNoise:
     def test_successive_draws_differ(self):
         generators = slice_generators(seed=7, slices=3)
         x = torch.empty(3, 8, 8)
-        assert not torch.equal(noise_like(x, generators), noise_like(x, generators))
+        assert not torch.equal(white(generators)(x), white(generators)(x))
 
     def test_wrong_number_of_generators(self):
         with pytest.raises(ValueError, match="3 generators for 4 slices"):
-            noise_like(torch.empty(4, 2, 2), slice_generators(seed=0, slices=3))
+            white(slice_generators(seed=0, slices=3))(torch.empty(4, 2, 2))
+
+    @pytest.mark.parametrize("axis", [0, 1, 2])
+    def test_coupled_slices_are_white_and_correlated_with_their_neighbours(self, axis):
+        """Across the axis white; along it the correlation of slices that are n apart is its n-th power."""
+        shape = [60, 60, 60]
+        noise = coupled(white(torch.Generator().manual_seed(4)), axis, 0.6)(torch.empty(shape)).movedim(axis, 0)
+        tolerance = 6 / math.sqrt(noise.numel())
+        assert float(noise.mean()) == pytest.approx(0, abs=2 * tolerance)
+        assert float(noise.var()) == pytest.approx(1, abs=3 * tolerance)
+        for lag, expected in [(1, 0.6), (2, 0.36), (3, 0.216)]:
+            assert float((noise[lag:] * noise[:-lag]).mean()) == pytest.approx(expected, abs=3 * tolerance)
+        assert float((noise[:, 1:] * noise[:, :-1]).mean()) == pytest.approx(0, abs=2 * tolerance)
+
+    def test_coupling_by_nothing_is_the_noise_itself(self):
+        noise = white(torch.Generator())
+        assert coupled(noise, 0, 0.0) is noise
+        with pytest.raises(ValueError, match=r"correlation 1\.0"):
+            coupled(noise, 0, 1.0)
 
     def test_negative_seed(self):
         with pytest.raises(ConfigError, match="seed -1"):
@@ -320,11 +337,11 @@ def test_ancestral_with_slice_generators_repeats():
     sigmas = cosine(6)
     x = start(sigmas[0]).reshape(3, 5, 7)
     one, two, other = (
-        sample_ancestral(gaussian(1.0), x, sigmas, slice_generators(seed, slices=3)) for seed in (4, 4, 5)
+        sample_ancestral(gaussian(1.0), x, sigmas, white(slice_generators(seed, slices=3))) for seed in (4, 4, 5)
     )
     assert torch.equal(one, two)
     assert not torch.equal(one, other)
-    part = sample_ancestral(gaussian(1.0), x[1:], sigmas, slice_generators(4, slices=3)[1:])
+    part = sample_ancestral(gaussian(1.0), x[1:], sigmas, white(slice_generators(4, slices=3)[1:]))
     assert torch.equal(part, one[1:])
 
 
