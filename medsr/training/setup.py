@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import os
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 from monai.data import CacheDataset
@@ -14,10 +14,28 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from medsr.card import NetworkSpec
 from medsr.errors import ConfigError
-from medsr.image.geometry import slice_axis_by_spacing
-from medsr.image.volume import Modality
+from medsr.image.acquired import Matrix, acquired_matrix, confirmed
+from medsr.image.header import Header
+from medsr.image.modality import by_voxels
+from medsr.image.nifti import inspect, read
+from medsr.image.volume import Array, Modality
 from medsr.training.draws import Sharpness, Source
 from medsr.transforms import LoadVolumed, Normalised
+
+# Columns of INDEX.csv: what it must have, and what stands for the others where they are absent.
+REQUIRED = ("file", "subject", "split")
+OPTIONAL = {
+    "person": "",  # who the subject is, where two names may stand for one
+    "modality": "",  # MR or CT; else as the file and its voxels say
+    "native": "",  # per axis, how far the grid is filled with true frequencies; else as the spectrum shows
+    "phantom": "no",
+    "weights_ok": "yes",  # no: the licence forbids weights that were made from it
+    "dataset": "",
+    "licence": "",
+}
+SPLITS = ("train", "val", "test")
+MIN_IN_PLANE = 16  # voxels; a drawn scan has 8 along an axis at least, and half of the reference's at most
+SMOOTH_SHARE = 0.75  # of its samples acquired: pixels 1.35 times as large, which a smooth axis gets, are truly sampled
 
 
 class Stage(BaseModel):
@@ -59,67 +77,197 @@ class TrainingConfig(BaseModel):
     checkpoint_minutes: float = 10.0  # 0: only at the end of a stage
     preview_minutes: float = 10.0  # 0: no pictures
     validation: Validation = Validation()
-    phantom_weight: float = 0.3  # of a phantom against a person
-    mr_share: float = 0.6  # of all samples
+    phantom_weight: float = Field(default=0.3, gt=0)  # of a phantom against a person
+    mr_share: float = Field(default=0.6, ge=0, le=1)  # of all samples, where there are both MR and CT
+    same_person: tuple[str, ...] = ()  # subjects whose names begin alike, with one of these, count as one person
     licence: str = "Apache-2.0"
 
 
 def data_root() -> Path:
-    """``$MEDSR_DATA``, else ``../shared/data`` beside the working folder. Raises ConfigError when there is neither."""
-    root = Path(os.environ.get("MEDSR_DATA", "../shared/data"))
-    if not (root / "INDEX.csv").is_file():
-        raise ConfigError(f"no INDEX.csv in {root}; set MEDSR_DATA to the folder that holds the training volumes")
-    return root
+    """``$MEDSR_DATA``, else ``../shared/data`` beside the working folder."""
+    return Path(os.environ.get("MEDSR_DATA", "../shared/data"))
 
 
 def training_rows(root: Path) -> list[dict[str, str]]:
-    """Rows of INDEX.csv that may enter weights: split train, open licence."""
-    with (root / "INDEX.csv").open(newline="") as stream:
-        rows = [r for r in csv.DictReader(stream) if r["split"] == "train" and r["weights_ok"] == "yes"]
-    if not rows:
-        raise ConfigError(f"{root / 'INDEX.csv'} has no row with split = train and weights_ok = yes")
-    return rows
+    """Rows of INDEX.csv that may enter weights, with every column of REQUIRED and OPTIONAL.
+
+    They are of the split train, with weights_ok = yes where there is such a column. An empty modality or native is
+    filled in from the file. Raises ConfigError for a damaged index and for a file that cannot be trained on, and
+    InputError for one that cannot be read.
+    """
+    return _rows(root, "train")
+
+
+def validation_rows(root: Path) -> list[dict[str, str]]:
+    """Rows of the split val, otherwise as ``training_rows``; no weights are made from them, so any licence will do."""
+    return _rows(root, "val")
 
 
 def load_sources(root: Path, config: TrainingConfig) -> list[Source]:
-    """Read, normalise and cache every training volume through MONAI."""
+    """Read, normalise and cache every training volume through MONAI. Raises as ``training_rows``."""
     rows = training_rows(root)
-    items = [{"image": str(root / r["file"]), "modality": r["modality"], "row": r} for r in rows]
+    items = [{"image": str(root / r["file"]), "modality": r["modality"]} for r in rows]
     dataset = CacheDataset(
         items, Compose([LoadVolumed("image"), Normalised("image")]), cache_rate=1.0, num_workers=2, progress=False
     )
     loaded = [cast(dict[str, Any], dataset[i]) for i in range(len(rows))]
     weights = sample_weights(rows, config)
-    return [_source(item, row, w) for item, row, w in zip(loaded, rows, weights, strict=True)]
+    return [
+        _source(item, row, inspect(root / row["file"]), w) for item, row, w in zip(loaded, rows, weights, strict=True)
+    ]
 
 
 def sample_weights(rows: list[dict[str, str]], config: TrainingConfig) -> list[float]:
-    """Chance of each volume: a subject with n volumes counts n ** 0.3 times, a phantom less; modalities as configured.
+    """Chance of each volume: a person with n volumes counts n ** 0.3 times, a phantom less; modalities as configured.
 
-    Subjects of the collection RORDEN may be one person and count as one.
+    Who is one person: the column person, else ``config.same_person``, else the subject. One modality alone gets all.
     """
-    person = [r["subject"].split(" ")[0].split("-lab")[0] for r in rows]
-    person = ["RORDEN" if p.startswith("RORDEN") else p for p in person]
+    people = [_person(r, config) for r in rows]
     raw = [
-        (config.phantom_weight if r["phantom"] != "no" else 1.0) / person.count(p) ** 0.7
-        for r, p in zip(rows, person, strict=True)
+        (1.0 if r["phantom"] in ("", "no") else config.phantom_weight) / people.count(p) ** 0.7
+        for r, p in zip(rows, people, strict=True)
     ]
-    share = {"MR": config.mr_share, "CT": 1 - config.mr_share}
-    total = {m: sum(w for w, r in zip(raw, rows, strict=True) if r["modality"] == m) for m in share}
+    total = {m: sum(w for w, r in zip(raw, rows, strict=True) if r["modality"] == m) for m in ("MR", "CT")}
+    share = {"MR": config.mr_share, "CT": 1 - config.mr_share} if all(total.values()) else {"MR": 1.0, "CT": 1.0}
     return [w * share[r["modality"]] / total[r["modality"]] for w, r in zip(raw, rows, strict=True)]
 
 
-def _source(item: dict[str, Any], row: dict[str, str], weight: float) -> Source:
-    image = item["image"]
-    array = np.ascontiguousarray(image[0].numpy(), dtype=np.float32)
-    spacing = tuple(float(v) for v in row["spacing"].split("x"))
-    sharpness = cast(tuple[Sharpness, Sharpness, Sharpness], tuple(row["native"].split("/")))
+def measured_sharpness(array: Array, tags: Matrix) -> tuple[Sharpness, Sharpness, Sharpness]:
+    """Per axis of an MR scan whether its grid is finer than what was acquired; native where nothing says so.
+
+    array: (I, J, K) magnitudes. tags: samples acquired along each axis by header or sidecar, None where not stated; one
+    counts unless the spectrum contradicts it, else a spectral edge beyond doubt does, as in ``medsr upscale``.
+    """
+    seen = acquired_matrix(array)
+
+    def of(axis: int) -> Sharpness:
+        stored, tag = array.shape[axis], tags[axis]
+        count = seen[axis] if tag is None else tag
+        contradicted = tag is not None and tag < stored and not confirmed(array, axis, tag)
+        if count is None or count >= stored or contradicted:
+            return "native"
+        return "smooth" if count >= SMOOTH_SHARE * stored else "band-limited"
+
+    return of(0), of(1), of(2)
+
+
+# --- INDEX.csv -----------------------------------------------------------------------------------------------------
+
+
+def _rows(root: Path, split: str) -> list[dict[str, str]]:
+    path = root / "INDEX.csv"
+    rows = _read_index(path)
+    _check_splits(path, rows)
+    wanted = [r for r in rows if r["split"] == split and (split != "train" or r["weights_ok"] == "yes")]
+    if not wanted:
+        licence = " and weights_ok = yes" if split == "train" else ""
+        raise ConfigError(f"{path} has no row with split = {split}{licence}; mark some subjects so")
+    return [_described(root, row) for row in wanted]
+
+
+def _read_index(path: Path) -> list[dict[str, str]]:
+    """Every row, with the optional columns filled in."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as stream:
+            lines = [[cell.strip() for cell in line] for line in csv.reader(stream, skipinitialspace=True) if any(line)]
+    except FileNotFoundError:
+        raise ConfigError(
+            f"no INDEX.csv in {path.parent}; set MEDSR_DATA to the folder that holds it and the training volumes"
+        ) from None
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ConfigError(f"{path} cannot be read as CSV in UTF-8 ({error}); save it as such") from error
+    header = lines[0] if lines else []
+    if missing := [column for column in REQUIRED if column not in header]:
+        raise ConfigError(
+            f"{path} has no column {', '.join(missing)}; it needs file, subject, split, with commas between"
+        )
+    for number, line in enumerate(lines[1:], 1):
+        if len(line) != len(header):
+            raise ConfigError(
+                f"{path}, row {number}: {len(line)} cells under {len(header)} columns; put text with commas in quotes"
+            )
+    return [OPTIONAL | dict(zip(header, line, strict=True)) for line in lines[1:]]
+
+
+def _check_splits(path: Path, rows: list[dict[str, str]]) -> None:
+    """Each file once, each subject and person in one split: else a model would be judged on what it has seen."""
+    place: dict[tuple[str, str], str] = {}
+    for row in rows:
+        if not row["file"] or not row["subject"]:
+            raise ConfigError(
+                f"{path}: a row lacks its file or its subject ({row['file'] or row['subject']}); fill it in"
+            )
+        if row["split"] not in SPLITS:
+            raise ConfigError(f"{path}: split {row['split']!r} of {row['file']}; write train, val or test")
+        if ("file", row["file"]) in place:
+            raise ConfigError(f"{path} lists {row['file']} twice; leave one row")
+        place["file", row["file"]] = row["split"]
+        for column in ("subject", "person"):
+            if row[column] and place.setdefault((column, row[column]), row["split"]) != row["split"]:
+                raise ConfigError(
+                    f"{path}: {column} {row[column]!r} is in {place[column, row[column]]} and in {row['split']}; "
+                    "put all scans of one person into one split"
+                )
+
+
+def _described(root: Path, row: dict[str, str]) -> dict[str, str]:
+    """The row with what it leaves open taken from its file, and a file that teaches something."""
+    name, path = row["file"], root / row["file"]
+    if not path.is_file():
+        raise ConfigError(f"INDEX.csv lists {name}, which is not in {root}; correct the path or take the row out")
+    if row["modality"] not in ("", "MR", "CT"):
+        raise ConfigError(f"INDEX.csv: modality {row['modality']!r} of {name}; write MR or CT, or leave it empty")
+    axes = row["native"].split("/") if row["native"] else []
+    if len(axes) not in (0, 3) or not set(axes) <= set(get_args(Sharpness)):
+        raise ConfigError(
+            f"INDEX.csv: native {row['native']!r} of {name}; write native, smooth or band-limited for each axis, such "
+            "as native/native/smooth, or leave it empty"
+        )
+    header = inspect(path)
+    _check_shape(name, header)
+    if row["modality"] and axes:
+        return row
+    # Read as if it were known, for errors that speak of the index and not of the options of another command.
+    array = read(path, modality=cast(Modality, row["modality"] or "MR"), header=header).array
+    modality = row["modality"] or _modality(name, header, array)
+    measured = measured_sharpness(array, header.acquired) if modality == "MR" else ("native",) * 3
+    return row | {"modality": modality, "native": row["native"] or "/".join(measured)}
+
+
+def _check_shape(name: str, header: Header) -> None:
+    shape = header.geometry.shape
+    if header.volumes > 1:
+        raise ConfigError(f"{name} holds {header.volumes} volumes; training takes 3-D files: split it and list each")
+    if min(n for axis, n in enumerate(shape) if axis != header.slice_axis) < MIN_IN_PLANE:
+        size = " x ".join(map(str, shape))
+        raise ConfigError(
+            f"{name} has {size} voxels; training needs {MIN_IN_PLANE} on both axes of a slice: take the row out"
+        )
+
+
+def _modality(name: str, header: Header, array: Array) -> Modality:
+    verdict = by_voxels(array, header.modality)
+    foreign = header.foreign or verdict.foreign
+    if foreign or verdict.modality is None:
+        what = foreign or f"of unknown modality ({verdict.evidence})"
+        raise ConfigError(
+            f"{name} is {what}; write MR or CT into its column modality of INDEX.csv, or take the row out"
+        )
+    return verdict.modality
+
+
+def _person(row: dict[str, str], config: TrainingConfig) -> str:
+    alike = (start for start in config.same_person if row["subject"].startswith(start))
+    return row["person"] or next(alike, row["subject"])
+
+
+def _source(item: dict[str, Any], row: dict[str, str], header: Header, weight: float) -> Source:
     return Source(
-        array,
-        (spacing[0], spacing[1], spacing[2]),
-        sharpness,
-        slice_axis_by_spacing(spacing),
-        cast(Modality, row["modality"]),
-        row["subject"],
-        weight,
+        array=np.ascontiguousarray(item["image"][0].numpy(), dtype=np.float32),
+        spacing=header.geometry.spacing,
+        sharpness=cast(tuple[Sharpness, Sharpness, Sharpness], tuple(row["native"].split("/"))),
+        slice_axis=header.slice_axis,
+        modality=cast(Modality, row["modality"]),
+        subject=row["subject"],
+        weight=weight,
     )
