@@ -25,61 +25,31 @@ from medsr.degradation import Degradation, interpolate, linear_mmse
 from medsr.diffusion.device import dtype_for
 from medsr.diffusion.model import Model, load_model
 from medsr.evaluation.metrics import data_range, psnr
-from medsr.image.foreground import foreground
-from medsr.image.geometry import Geometry
-from medsr.image.header import Header
 from medsr.image.intensity import CT_AIR_HU, fit_intensity
-from medsr.image.nifti import inspect, read
-from medsr.image.volume import Volume
-from medsr.plan import Request, make_plan
-from medsr.protocols import Protocol, protocol, seed_of, simulate
+from medsr.image.nifti import inspect
+from medsr.protocols import Protocol, protocol
 from medsr.reconstruction import estimate_once
 from medsr.runner import Runner
 
 sys.path.insert(0, str(Path(__file__).parent))
 from accuracy import Case, cases
+from crops import crop
 
 LAMBDAS = (0.0, 0.03, 0.1, 0.3, 0.6, 1.0, 3.0, math.inf)
 PROTOCOLS = ("inplane-x2", "inplane-x2-kspace", "blind-x2", "slice-x4")
-SLICES, COLUMNS = 6, 80
-
-
-def slab(volume: Volume, slice_axis: int, axes: str) -> Volume:
-    """The middle of a volume, whole along the axes that a protocol degrades."""
-    cut = [slice(0, n) for n in volume.array.shape]
-    for axis in range(3):
-        if (axis == slice_axis) == (axes == "in-plane"):
-            size = SLICES if axes == "in-plane" else COLUMNS
-            start = max(0, (volume.array.shape[axis] - size) // 2)
-            cut[axis] = slice(start, min(volume.array.shape[axis], start + size))
-    affine = volume.geometry.affine.copy()
-    affine[:3, 3] += affine[:3, :3] @ [s.start for s in cut]
-    array = np.ascontiguousarray(volume.array[tuple(cut)])
-    return Volume(array, Geometry((array.shape[0], array.shape[1], array.shape[2]), affine), volume.modality)
+SIDE, SLICES, COLUMNS = 100_000, 6, 80
 
 
 def gains(case: Case, rule: Protocol, model: Model) -> list[float]:
     """Gain in dB for each lambda."""
-    header = inspect(case.path)
-    fine = slab(read(case.path, modality=case.modality), header.slice_axis, rule.axes)
-    generator = torch.Generator().manual_seed(seed_of(case.path.name))
-    coarse = simulate(fine, rule, generator, slice_axis=header.slice_axis)
-    told = Header(
-        path=case.path,
-        format="nifti",
-        geometry=coarse.geometry,
-        dtype="float32",
-        modality=fine.modality,
-        modality_evidence="INDEX.csv",
-        slice_axis=header.slice_axis,
-    )
-    request = Request(target=fine.geometry, profile=rule.told_profile, from_acquired="off")
-    plan = make_plan(told, request, model.card)
+    part = crop(case, rule.name, side=SIDE, slices=SLICES, columns=COLUMNS)
+    fine, coarse = part.reference, part.scan
+    plan = part.plan(model.card)
     intensity = fit_intensity(coarse.array, coarse.modality)
     floor = np.float32(CT_AIR_HU if fine.modality == "CT" else -np.inf)
     y = torch.from_numpy(intensity.apply(np.maximum(coarse.array, floor)))
     A = Degradation.between(fine.geometry, coarse.geometry, plan.profiles)
-    mask = foreground(fine.array, fine.modality, header.slice_axis)
+    mask = part.mask
     span = data_range(fine.array, fine.modality)
 
     def score(x: Tensor) -> float:
