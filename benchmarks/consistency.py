@@ -28,7 +28,7 @@ from medsr.evaluation.metrics import data_range, psnr
 from medsr.image.intensity import CT_AIR_HU, fit_intensity
 from medsr.image.nifti import inspect
 from medsr.protocols import Protocol, protocol
-from medsr.reconstruction import estimate_once
+from medsr.reconstruction import whitened_pass
 from medsr.runner import Runner
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -61,7 +61,7 @@ def gains(case: Case, rule: Protocol, model: Model) -> list[float]:
     dtype = dtype_for(model.device)
     runner = Runner(model, fine.modality, None if dtype == torch.float32 else dtype, 0, lambda _stage, _share: None)
     with torch.inference_mode():
-        x = estimate_once(y, plan.passes[0], runner)
+        _, x, _, _ = whitened_pass(y, plan.passes[0], runner)
         return [score(x if math.isinf(lam) else x + A.pinv(y - A(x), lam)) - best for lam in LAMBDAS]
 
 

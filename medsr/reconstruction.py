@@ -64,12 +64,14 @@ def run_pass(y: Tensor, step: Pass, plan: Plan, runner: Runner, *, sample: int |
     return PassResult(x, None if deviation is None else deviation.mul_(scale).square_(), noise, spread)
 
 
-def estimate_once(y: Tensor, step: Pass, runner: Runner) -> Tensor:
-    """The posterior mean of one pass before any projection, for studies of the projection itself."""
+def whitened_pass(y: Tensor, step: Pass, runner: Runner) -> tuple[Tensor, Tensor, Tensor, Plane]:
+    """u, posterior mean before any projection, expected error of it, and the first plane of one pass; for studies."""
     A = Degradation.between(step.target, step.source, step.profiles)
     u, _, tolds = _linear(y, A, step, runner)
-    m, _, scale, _ = _mean(u, tolds, runner, keep_deviation=False)
-    return u.add_(m, alpha=scale)
+    m, deviation, scale, _ = _mean(u, tolds, runner, keep_deviation=True)
+    if deviation is None:
+        raise ValueError("no deviation was kept")
+    return u, torch.add(u, m, alpha=scale), deviation.mul_(scale), tolds[0].plane
 
 
 def weight_of_consistency(plan: Plan, profiles: AxisProfiles, noise: float, spread: float) -> float:
