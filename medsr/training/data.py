@@ -1,18 +1,20 @@
-"""Training batches: crops, symmetries, contrast and degradation drawn for a whole batch on the training device.
+"""Training batches: drawn on the host, made as a whole on the training device, contrast and degradation included.
 
-A batch is a pure function of (sources, config, step): the same step gives the same batch on every run.
+A batch is a pure function of (sources, config, step), each of its samples of its own number beside: the same step gives
+the same batch on every run, and processes that share it make the samples that one process would.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from medsr.degradation import KINDS, mmse_matrices, profile_matrices
+from medsr.degradation import mmse_matrices, profile_matrices
 from medsr.diffusion.conditions import (
     FOREGROUND,
     ScanStatistics,
@@ -22,9 +24,9 @@ from medsr.diffusion.conditions import (
     log_roughness,
     noise_over_signal,
 )
-from medsr.training.draws import WINDOW, Draw, Source, draw_sample
+from medsr.training.draws import GAUSS, MARGIN, AxisDraw, Draw, Source, draw_batch
 
-__all__ = ["Batch", "Source", "make_batch"]
+__all__ = ["Batch", "Source", "batch_of_draws", "make_batch"]
 
 
 @dataclass(frozen=True)
@@ -42,154 +44,261 @@ class Batch:
 
 
 def make_batch(
-    sources: Sequence[Source], step: int, *, size: int, patch: int, context: int, seed: int, device: torch.device
+    sources: Sequence[Source],
+    step: int,
+    *,
+    size: int,
+    patch: int,
+    context: int,
+    seed: int,
+    device: torch.device,
+    share: tuple[int, int] = (0, 1),
 ) -> Batch:
-    """Draw ``size`` samples for one step. patch: pixels a side, at most WINDOW - 2 MARGIN without loss of margin."""
-    rng = np.random.default_rng((seed, step))
-    draws = [draw_sample(sources, rng, patch=patch, context=context) for _ in range(size)]
-    generator = torch.Generator(device).manual_seed(int(rng.integers(2**62)))
-    x = torch.stack([_fine_window(d, device) for d in draws])
-    x = _contrast(x, draws, rng)
-    return _degraded(x, draws, patch, generator)
+    """The batch of one step, or this process' share of it. patch: pixels a side. context: neighbour slices a side.
+
+    share: (rank, processes); the process makes the samples rank, rank + processes, ... of the ``size`` samples.
+    """
+    draws = draw_batch(sources, step, size=size, patch=patch, context=context, seed=seed, share=share)
+    return batch_of_draws(draws, patch, device)
 
 
-def _fine_window(draw: Draw, device: torch.device) -> Tensor:
-    """(S, WINDOW, WINDOW) fine slices of one sample, resampled to the drawn pixel size, zero beyond the window."""
-    voxels = torch.from_numpy(np.ascontiguousarray(draw.voxels)).to(device)
-    for axis, d in enumerate(draw.axes):
-        if d.resample > 1:
-            n = d.stop - d.start
-            positions = (torch.arange(d.start, d.stop, device=device) + 0.5) * d.resample - 0.5 - d.source_start
-            one = torch.ones(1, device=device)
-            rows = profile_matrices(
-                torch.tensor([KINDS.index("gauss")], device=device),
-                one * draw.antialias,
-                positions[None].float(),
-                one * d.resample,
-                voxels.shape[axis + 1],
-                one[:, None].expand(1, 2),
-            )[0]
-            voxels = torch.movedim(torch.tensordot(voxels, rows, dims=([axis + 1], [1])), -1, axis + 1)
-            if voxels.shape[axis + 1] != n:
-                raise ValueError("resampled window has the wrong size")
-    out = torch.zeros(voxels.shape[0], WINDOW, WINDOW, device=device)
-    out[:, : voxels.shape[1], : voxels.shape[2]] = voxels
-    return out
+def batch_of_draws(draws: Sequence[Draw], patch: int, device: torch.device) -> Batch:
+    """All that follows the drawing: a few copies to the device, then nothing that the host would have to wait for."""
+    side = patch + 2 * MARGIN
+    samples, axes = _Samples.of(draws, device), _Axes.of(draws, device)
+    x = _contrast(_fine_windows(draws, samples, axes, side), samples)
+    true, told = _operators(draws, axes, side)
+    return _degraded(x, true, told, _white(draws, side, device), samples, axes, patch)
 
 
-def _contrast(x: Tensor, draws: Sequence[Draw], rng: np.random.Generator) -> Tensor:
-    """Monotone contrast, inversion and a smooth coil gain for MR; a small gain for CT. x: (B, S, W, W)."""
-    grid = torch.linspace(-1, 1, WINDOW, device=x.device)
-    out = []
-    for window, draw in zip(x, draws, strict=True):
-        if draw.source.modality == "CT":
-            out.append(window * float(rng.uniform(0.92, 1.08)))
-            continue
-        sample = window.clamp_min(0)
-        if rng.random() < 0.5:
-            sample = sample ** float(np.exp(rng.normal(0, 0.25)))
-        if rng.random() < 0.1:
-            sample = (1.05 - sample).clamp_min(0)
-        if rng.random() < 0.4:
-            a, b, c, e = rng.normal(0, [0.35, 0.35, 0.25, 0.25])
-            field = a * grid[:, None] + b * grid[None, :] + c * grid[:, None] ** 2 + e * grid[None, :] ** 2
-            sample = sample * field.clamp(-1.1, 1.1).exp()
-        out.append(sample * float(np.exp(rng.normal(0, 0.2))))
-    return torch.stack(out)
+# --- from the host to the device --------------------------------------------------------------------------------
 
 
-def _axis_matrices(
-    draws: Sequence[Draw], axis: int, device: torch.device
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """True operators (B, L, W), told operators, positions (B, L), valid samples (B, L), existing fine voxels (B, W)."""
-    per = [d.axes[axis] for d in draws]
-    rows = max(len(a.positions) for a in per)
-    positions = np.zeros((len(per), rows), np.float32)
-    valid = np.zeros((len(per), rows), bool)
-    inside = np.zeros((len(per), WINDOW), np.float32)
-    for i, a in enumerate(per):
-        positions[i, : len(a.positions)] = a.positions
-        valid[i, : len(a.positions)] = True
-        inside[i, : a.stop - a.start] = 1
-    at, ok, fine = (torch.from_numpy(v).to(device) for v in (positions, valid, inside))
-    factor = torch.tensor([a.factor for a in per], dtype=torch.float32, device=device)
-    periods = torch.tensor([[a.n_fine, a.n_coarse] for a in per], dtype=torch.float32, device=device)
+@dataclass(frozen=True)
+class _Samples:
+    """One number a sample, (B,) each. resample: fine pixel size over source voxel size. Flags are 0 or 1."""
 
-    def operator(which: Sequence[tuple[int, float]]) -> Tensor:
-        kind = torch.tensor([k for k, _ in which], device=device)
-        width = torch.tensor([w for _, w in which], dtype=torch.float32, device=device)
-        return profile_matrices(kind, width, at, factor, WINDOW, periods, fine) * ok[:, :, None]
+    is_ct: Tensor
+    resample: Tensor
+    antialias: Tensor
+    coloured: Tensor
+    unknown: Tensor
+    neighbour: Tensor
+    exponent: Tensor
+    inverted: Tensor
+    gain: Tensor
+    slope_row: Tensor
+    slope_column: Tensor
+    bend_row: Tensor
+    bend_column: Tensor
 
-    return operator([a.true for a in per]), operator([a.told for a in per]), at, ok, fine
+    @classmethod
+    def of(cls, draws: Sequence[Draw], device: torch.device) -> _Samples:
+        return cls(*_on(device, [cls._numbers(d) for d in draws]).unbind(-1))
+
+    @staticmethod
+    def _numbers(d: Draw) -> tuple[float, ...]:
+        is_ct, resample = d.source.modality == "CT", d.axes[0].resample
+        c = d.contrast
+        contrast = (c.exponent, c.inverted, c.gain, *c.coil)
+        return (is_ct, resample, d.antialias, d.coloured, d.unknown, d.neighbour, *contrast)
 
 
-def _degraded(x: Tensor, draws: Sequence[Draw], patch: int, generator: torch.Generator) -> Batch:
-    device = x.device
-    per_axis = [_axis_matrices(draws, axis, device) for axis in (0, 1)]
-    y = per_axis[0][0][:, None] @ x @ per_axis[1][0][:, None].mT
-    valid = (per_axis[0][3][:, :, None] & per_axis[1][3][:, None, :])[:, None].float()
-    y = _noisy(y, draws, generator) * valid
-    centre = x.shape[1] // 2
+@dataclass(frozen=True)
+class _Axes:
+    """One number for each of the two axes of a sample, (2, B) each; first, size, offset: fine pixels of the window.
+
+    first, count: of the coarse samples. size: of the window's part that exists. offset: of the patch. source_first,
+    source_size: the window's first pixel in source voxels, and their number.
+    """
+
+    factor: Tensor
+    n_fine: Tensor
+    n_coarse: Tensor
+    first: Tensor
+    count: Tensor
+    size: Tensor
+    offset: Tensor
+    source_first: Tensor
+    source_size: Tensor
+    told_kind: Tensor
+    told_width: Tensor
+
+    @classmethod
+    def of(cls, draws: Sequence[Draw], device: torch.device) -> _Axes:
+        return cls(*_on(device, [[cls._numbers(d.axes[axis]) for d in draws] for axis in (0, 1)]).unbind(-1))
+
+    @staticmethod
+    def _numbers(a: AxisDraw) -> tuple[float, ...]:
+        coarse = (a.factor, a.n_fine, a.n_coarse, a.positions[0], len(a.positions))
+        fine = (a.stop - a.start, a.patch_start - a.start)
+        source = ((a.start + 0.5) * a.resample - 0.5 - a.source_start, a.source_stop - a.source_start)
+        return (*coarse, *fine, *source, max(a.told[0] - 1, 0), a.told[1])
+
+    def periods(self) -> Tensor:
+        """(2, B, 2) fine and coarse voxels of the whole axis."""
+        return torch.stack([self.n_fine, self.n_coarse], dim=-1)
+
+
+def _on(device: torch.device, values: Sequence[object], dtype: torch.dtype = torch.float32) -> Tensor:
+    """One copy, which the host waits for on no device: CUDA's are made from page-locked memory."""
+    host = torch.tensor(values, dtype=dtype, pin_memory=device.type == "cuda")
+    return host.to(device, non_blocking=True)
+
+
+def _padded(stacks: Sequence[np.ndarray], shape: tuple[int, int, int], device: torch.device) -> Tensor:
+    """(N, *shape) stacks of slices, 0 beyond their own rows and columns, in one copy."""
+    host = torch.zeros(len(stacks), *shape, pin_memory=device.type == "cuda")
+    for place, voxels in zip(host.numpy(), stacks, strict=True):
+        place[:, : voxels.shape[1], : voxels.shape[2]] = voxels
+    return host.to(device, non_blocking=True)
+
+
+def _fine_windows(draws: Sequence[Draw], samples: _Samples, axes: _Axes, side: int) -> Tensor:
+    """(B, S, W, W) fine slices at the drawn pixel size; what lies beyond the axis has no meaning."""
+    device, slices = axes.size.device, len(draws[0].voxels)
+    kept, enlarged = ([i for i, d in enumerate(draws) if (d.axes[0].resample > 1) == large] for large in (False, True))
+    rows, columns = (max((draws[i].voxels.shape[axis] for i in enlarged), default=1) for axis in (1, 2))
+    windows = _padded([draws[i].voxels for i in kept], (slices, side, side), device)
+    x = _padded([draws[i].voxels for i in enlarged], (slices, rows, columns), device)
+    at = _on(device, enlarged, torch.int64)
+    pixel, width = samples.resample[at], samples.antialias[at]
+    operators = [
+        _profiles(
+            GAUSS,
+            width,
+            _spaced(axes.source_first[axis, at], pixel, axes.size[axis, at], side),
+            pixel,
+            axes.periods()[axis, at],
+            _up_to(n, axes.source_size[axis, at]),
+        )
+        for axis, n in enumerate((rows, columns))
+    ]
+    order = sorted(range(len(draws)), key=(kept + enlarged).__getitem__)
+    return torch.cat([windows, _both_axes(operators, x)])[_on(device, order, torch.int64)]
+
+
+def _operators(draws: Sequence[Draw], axes: _Axes, side: int) -> tuple[Tensor, Tensor]:
+    """The true and the told operators, (2, B, W, W) each; rows from ``count`` on repeat the last."""
+    device = axes.factor.device
+    wanted = [
+        (draw.axes[axis].told if told else draw.axes[axis].true, axis * len(draws) + i)
+        for told in (False, True)
+        for axis in (0, 1)
+        for i, draw in enumerate(draws)
+    ]
+    distinct = sorted(set(wanted))  # by kind first: each formula runs once, on neighbouring rows
+    kinds = [(kind, len(list(run))) for kind, run in groupby(profile[0] for profile, _ in distinct)]
+    row = {operator: index for index, operator in enumerate(distinct)}
+    at = _on(device, [axis for _, axis in distinct], torch.int64)
+    per_row = (
+        _on(device, [profile[1] for profile, _ in distinct]),
+        _spaced(axes.first, axes.factor, axes.count, side).flatten(0, 1)[at],
+        axes.factor.flatten()[at],
+        axes.periods().flatten(0, 1)[at],
+        _up_to(side, axes.size).flatten(0, 1)[at],
+    )
+    runs = zip(*(values.split([length for _, length in kinds]) for values in per_row), strict=True)
+    rows = torch.cat([_profiles(kind, *run) for (kind, _), run in zip(kinds, runs, strict=True)])
+    true, told = rows[_on(device, [row[operator] for operator in wanted], torch.int64)].unflatten(0, (2, 2, -1))
+    return true, told
+
+
+def _white(draws: Sequence[Draw], side: int, device: torch.device) -> Tensor:
+    """(2, B, S, W + 1, W + 1) white noise, 0 where there is none; each sample's from its seed and in its own shape."""
+    generator = torch.Generator(device)
+    slices = len(draws[0].voxels)
+    white = torch.zeros(2, len(draws), slices, side + 1, side + 1, device=device)
+    for i, draw in enumerate(draws):
+        if draw.noise:
+            rows, columns = (len(a.positions) + 1 for a in draw.axes)
+            generator.manual_seed(draw.noise_seed)
+            drawn = torch.randn(2, slices, rows, columns, generator=generator, device=device)
+            white[:, i, :, :rows, :columns] = drawn * draw.noise
+    return white
+
+
+# --- on the device: nothing below reads a value back ------------------------------------------------------------
+
+
+def _up_to(n: int, size: Tensor) -> Tensor:
+    """(..., n): which of 0, 1, ..., n - 1 are below ``size``."""
+    return torch.arange(n, device=size.device) < size[..., None]
+
+
+def _spaced(first: Tensor, spacing: Tensor, count: Tensor, n: int) -> Tensor:
+    """(..., n) equally spaced positions; those from ``count`` on repeat the last."""
+    index = torch.minimum(torch.arange(n, device=first.device), count[..., None] - 1)
+    return first[..., None] + spacing[..., None] * index
+
+
+def _profiles(kind: int, width: Tensor, positions: Tensor, factor: Tensor, periods: Tensor, inside: Tensor) -> Tensor:
+    """``profile_matrices`` of axes that share their kind."""
+    kinds = torch.full((len(width),), kind, device=width.device)
+    return profile_matrices(kinds, width, positions, factor, inside.shape[-1], periods, inside.float())
+
+
+def _both_axes(operators: Iterable[Tensor], x: Tensor) -> Tensor:
+    """``rows x columns^T`` of every slice. operators: rows (B, M, R) and columns (B, N, C); x: (B, S, R, C)."""
+    rows, columns = operators
+    return rows[:, None] @ x @ columns[:, None].mT
+
+
+def _contrast(x: Tensor, samples: _Samples) -> Tensor:
+    """The drawn ``Contrast`` of every sample, on magnitudes for MR. x: (B, S, W, W)."""
+    grid = torch.linspace(-1, 1, x.shape[-1], device=x.device)
+    rows = samples.slope_row[:, None] * grid + samples.bend_row[:, None] * grid.square()
+    columns = samples.slope_column[:, None] * grid + samples.bend_column[:, None] * grid.square()
+    coil = (rows[:, :, None] + columns[:, None, :]).clamp(-1.1, 1.1).exp() * samples.gain[:, None, None]
+    is_ct, exponent, inverted = (
+        v[:, None, None, None] for v in (samples.is_ct > 0, samples.exponent, samples.inverted > 0)
+    )
+    x = torch.where(is_ct, x, x.clamp_min(0))
+    x = torch.where(exponent == 1, x, x**exponent)
+    x = torch.where(inverted, (1.05 - x).clamp_min(0), x)
+    return x * coil[:, None]
+
+
+def _noisy(y: Tensor, white: Tensor, is_ct: Tensor, coloured: Tensor) -> Tensor:
+    """Magnitude after the operator and Rician noise (MR), Gaussian noise, in part coloured (CT). y: (B, S, L, L)."""
+    is_ct, coloured = (flag[:, None, None, None] > 0 for flag in (is_ct, coloured))
+    real, imaginary = white[..., 1:, 1:]
+    smooth = (white[0, ..., 1:, :] + white[0, ..., :-1, :]) / 2
+    smooth = smooth[..., 1:] + smooth[..., :-1]
+    return torch.where(is_ct, y + torch.where(coloured, smooth, real), torch.hypot(y + real, imaginary))
+
+
+def _degraded(
+    x: Tensor, true: Tensor, told: Tensor, white: Tensor, samples: _Samples, axes: _Axes, patch: int
+) -> Batch:
+    """The scan of fine windows x (B, S, W, W), its linear estimate, and what the scan shows of itself."""
+    centre, factors = x.shape[1] // 2, axes.factor.T
+    sampled = _up_to(x.shape[-1], axes.count)
+    valid = (sampled[0, :, :, None] & sampled[1, :, None, :])[:, None].float()
+    y = _noisy(_both_axes(true, x), white, samples.is_ct, samples.coloured) * valid
     middle = y[:, centre : centre + 1]
     foreground = valid * (middle > FOREGROUND)
     noise = estimate_noise(middle, valid)
-    factors = torch.tensor([[a.factor for a in d.axes] for d in draws], dtype=torch.float32, device=device)
-    ratio = noise_over_signal(middle, foreground, noise, factors)
-    u, x_rows = y, x
-    mask = torch.ones(len(draws), 1, 1, 1, device=device)
-    for axis in (0, 1):
-        _, told, at, ok, fine = per_axis[axis]
-        same = (factors[:, axis] <= 1 + 1e-6)[:, None, None]
-        R = mmse_matrices(told * fine[:, None, :], at, ok, ratio[:, axis])
-        R = torch.where(same, torch.eye(WINDOW, R.shape[2], device=device), R)
-        pick, exists = _patch_rows(draws, axis, patch, device)
-        R = R.gather(1, pick[:, :, None].expand(-1, -1, R.shape[2]))
-        index = pick[:, None, :, None] if axis == 0 else pick[:, None, None, :]
-        shape = list(x_rows.shape)
-        shape[axis + 2] = patch
-        x_rows = x_rows.gather(axis + 2, index.expand(shape))
-        u = R[:, None] @ u if axis == 0 else u @ R[:, None].mT
-        mask = mask * (exists[:, None, :, None] if axis == 0 else exists[:, None, None, :])
+    R = _estimators(told, sampled, noise_over_signal(middle, foreground, noise, factors), axes)
+    wanted = axes.offset[..., None] + torch.arange(patch, device=x.device)
+    exists = (wanted < axes.size[..., None]).float()
+    pixel = torch.minimum(wanted, axes.size[..., None] - 1).long()  # the last one again where the axis is shorter
+    u = _both_axes(R.gather(2, pixel[..., None].expand(-1, -1, -1, R.shape[3])), y)
+    truth = x[torch.arange(len(x), device=x.device)[:, None, None], centre, pixel[0, :, :, None], pixel[1, :, None, :]]
+    mask = (exists[0, :, :, None] * exists[1, :, None, :])[:, None]
     estimate = u[:, centre : centre + 1]
     gradient = gradient_rms(estimate, mask * (estimate > FOREGROUND))
     statistics = ScanStatistics(noise, log_roughness(middle, foreground), gradient)
-    return Batch(
-        u.contiguous(), x_rows[:, centre : centre + 1].contiguous(), mask, _told(draws, factors, statistics), gradient
+    told_kind, told_width = axes.told_kind.T, axes.told_width.T
+    conditions = condition_vector(
+        factors, told_kind, told_width, samples.unknown, samples.is_ct, samples.neighbour, statistics
     )
+    return Batch(u, truth[:, None], mask, conditions, gradient)
 
 
-def _patch_rows(draws: Sequence[Draw], axis: int, patch: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Window rows of the patch (last row repeated where the axis is shorter), and which of them exist."""
-    rows = (
-        torch.arange(patch, device=device)[None]
-        + torch.tensor([d.axes[axis].patch_start - d.axes[axis].start for d in draws], device=device)[:, None]
-    )
-    sizes = torch.tensor([d.axes[axis].stop - d.axes[axis].start for d in draws], device=device)[:, None]
-    return torch.minimum(rows, sizes - 1), (rows < sizes).float()
-
-
-def _noisy(y: Tensor, draws: Sequence[Draw], generator: torch.Generator) -> Tensor:
-    """Magnitude after the operator and Rician noise (MR), Gaussian noise, in part coloured (CT)."""
-    out = []
-    for slices, draw in zip(y, draws, strict=True):
-        first = torch.randn(slices.shape, generator=generator, device=y.device) * draw.noise if draw.noise else None
-        if draw.source.modality == "CT":
-            if first is not None and draw.coloured:
-                first = (first + first.roll(1, 1) + first.roll(1, 2) + first.roll((1, 1), (1, 2))) / 2
-            out.append(slices if first is None else slices + first)
-        elif first is None:
-            out.append(slices.abs())
-        else:
-            second = torch.randn(slices.shape, generator=generator, device=y.device) * draw.noise
-            out.append(torch.hypot(slices + first, second))
-    return torch.stack(out)
-
-
-def _told(draws: Sequence[Draw], factors: Tensor, statistics: ScanStatistics) -> Tensor:
-    device = factors.device
-    kinds = torch.tensor([[max(a.told[0] - 1, 0) for a in d.axes] for d in draws], device=device)
-    widths = torch.tensor([[a.told[1] for a in d.axes] for d in draws], dtype=torch.float32, device=device)
-    unknown = torch.tensor([float(d.unknown) for d in draws], device=device)
-    is_ct = torch.tensor([float(d.source.modality == "CT") for d in draws], device=device)
-    neighbour = torch.tensor([d.neighbour for d in draws], dtype=torch.float32, device=device)
-    return condition_vector(factors, kinds, widths, unknown, is_ct, neighbour, statistics).float()
+def _estimators(told: Tensor, sampled: Tensor, ratio: Tensor, axes: _Axes) -> Tensor:
+    """(2, B, W, W) from coarse samples to fine pixels; told: (2, B, W, W), sampled: (2, B, W), ratio: (B, 2)."""
+    positions = _spaced(axes.first, axes.factor, axes.count, told.shape[2])
+    R = mmse_matrices(told.flatten(0, 1), positions.flatten(0, 1), sampled.flatten(0, 1), ratio.T.flatten())
+    same = torch.eye(R.shape[1], device=R.device)
+    return torch.where(axes.factor[..., None, None] > 1 + 1e-6, R.unflatten(0, (2, -1)), same)

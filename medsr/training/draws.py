@@ -1,4 +1,7 @@
-"""What is drawn for one training sample: where, at which pixel size, through which scanner, with how much noise."""
+"""What is drawn for one training sample: where, at which pixel size and contrast, through which scanner, how noisy.
+
+Numpy alone: the draws of the next batch can be made on the host while a device works on this one.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +14,10 @@ import numpy as np
 
 from medsr.degradation import KINDS
 from medsr.diffusion.conditions import FOREGROUND
+from medsr.errors import ConfigError
 from medsr.image.volume import Array, Modality
 
-WINDOW = 144  # fine pixels a side of the degraded region
-MARGIN = 24  # between patch and window: three coarse pixels at factor 8
+MARGIN = 24  # fine pixels between patch and window, the degraded region: four coarse pixels at factor 6
 MAX_FACTOR = 6.0
 MAX_SLICE_SPACING_MM = 3.5  # thicker slices are no target along the slice axis
 MIN_SLICES = 32
@@ -62,29 +65,72 @@ class AxisDraw:
 
 
 @dataclass(frozen=True)
+class Contrast:
+    """Change of intensity v, in this order: ``v ** exponent``, then ``1.05 - v`` if inverted, then coil field and gain.
+
+    coil: coefficients a, b, c, e of the field's logarithm ``a r + b s + c r^2 + e s^2``; r, s run from -1 to 1 along
+    the rows and the columns of the window.
+    """
+
+    exponent: float = 1.0
+    inverted: bool = False
+    coil: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0)
+    gain: float = 1.0
+
+
+@dataclass(frozen=True)
 class Draw:
-    """One sample. voxels: (S, rows, columns) source voxels of the slice and its neighbours."""
+    """One sample. voxels: (S, rows, columns) source voxels of the slice and its neighbours, a view where it can be.
+
+    antialias: width of the profile that makes larger pixels. noise: standard deviation in normalised units, made from
+    noise_seed. neighbour: distance of the next slice over the pixel size.
+    """
 
     source: Source
     voxels: np.ndarray
     axes: tuple[AxisDraw, AxisDraw]
     antialias: float
+    contrast: Contrast
     noise: float
+    noise_seed: int
     coloured: bool
     unknown: bool
     neighbour: float
+
+
+def draw_batch(
+    sources: Sequence[Source],
+    step: int,
+    *,
+    size: int,
+    patch: int,
+    context: int,
+    seed: int,
+    share: tuple[int, int] = (0, 1),
+) -> list[Draw]:
+    """The samples rank, rank + processes, ... of the ``size`` samples of a step, each a function of its own number.
+
+    share: (rank, processes). Raises ConfigError when a process would be left without a sample.
+    """
+    rank, processes = share
+    if size < processes:
+        raise ConfigError(
+            f"a batch of {size} cannot be shared by {processes} processes; set batch to {processes} or more"
+        )
+    numbers = range(rank, size, processes)
+    rngs = (np.random.default_rng((seed, step, number)) for number in numbers)
+    return [draw_sample(sources, rng, patch=patch, context=context) for rng in rngs]
 
 
 def draw_sample(sources: Sequence[Source], rng: np.random.Generator, *, patch: int, context: int) -> Draw:
     """Draw until the patch holds tissue (a fifth of its pixels), at most ten times."""
     weights = np.array([s.weight for s in sources])
     source = sources[int(rng.choice(len(sources), p=weights / weights.sum()))]
-    for attempt in range(10):
+    for _ in range(9):
         draw = _draw(source, rng, patch, context)
-        middle = draw.voxels[context]
-        if attempt == 9 or (middle[::2, ::2] > FOREGROUND).mean() > 0.2:
+        if (draw.voxels[context, ::2, ::2] > FOREGROUND).mean() > 0.2:
             return draw
-    raise RuntimeError("unreachable")
+    return _draw(source, rng, patch, context)
 
 
 def _draw(source: Source, rng: np.random.Generator, patch: int, context: int) -> Draw:
@@ -112,7 +158,9 @@ def _draw(source: Source, rng: np.random.Generator, patch: int, context: int) ->
         voxels,
         (axes[0], axes[1]),
         float(rng.uniform(0.6, 0.95)),
+        _contrast(source.modality, rng),
         _noise(source.modality, rng),
+        int(rng.integers(2**62)),
         bool(source.modality == "CT" and rng.random() < 0.5),
         unknown,
         source.spacing[other] / math.sqrt(row * column),
@@ -127,10 +175,12 @@ def _slices(
     for axis in (0, 1, 2):
         if rng.random() < 0.5:
             view = np.flip(view, axis)
-    middle = int(rng.integers(view.shape[0]))
-    chosen = np.clip(np.arange(middle - context, middle + context + 1), 0, view.shape[0] - 1)
     rows, columns = (slice(a.source_start, a.source_stop) for a in axes)
-    return np.stack([view[c, rows, columns] for c in chosen]).astype(np.float32)
+    view = view[:, rows, columns]
+    middle = int(rng.integers(len(view)))
+    if context <= middle < len(view) - context:
+        return view[middle - context : middle + context + 1]
+    return view[np.clip(np.arange(middle - context, middle + context + 1), 0, len(view) - 1)]
 
 
 def _factors(source: Source, plane: list[int], through: int, rng: np.random.Generator) -> list[float]:
@@ -226,3 +276,13 @@ def _noise(modality: Modality, rng: np.random.Generator) -> float:
     if rng.random() < 0.5:
         return 0.0
     return float(np.exp(rng.uniform(np.log(0.002), np.log(0.03 if modality == "MR" else 0.025))))
+
+
+def _contrast(modality: Modality, rng: np.random.Generator) -> Contrast:
+    """Monotone contrast, inversion and a smooth coil field, each now and then, and a gain for MR; a gain for CT."""
+    if modality == "CT":
+        return Contrast(gain=float(rng.uniform(0.92, 1.08)))
+    exponent = float(np.exp(rng.normal(0, 0.25))) if rng.random() < 0.5 else 1.0
+    inverted = bool(rng.random() < 0.1)
+    coil = tuple(rng.normal(0, (0.35, 0.35, 0.25, 0.25))) if rng.random() < 0.4 else Contrast.coil
+    return Contrast(exponent, inverted, coil, float(np.exp(rng.normal(0, 0.2))))

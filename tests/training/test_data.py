@@ -11,31 +11,39 @@ from monai.data import MetaTensor
 
 from medsr.degradation import KINDS, along, mmse_matrices
 from medsr.diffusion.conditions import FOREGROUND, estimate_noise, gradient_rms, noise_over_signal
-from medsr.training.data import Batch, _degraded, _fine_window, _noisy, make_batch
-from medsr.training.draws import Draw, Source, draw_sample
+from medsr.errors import ConfigError
+from medsr.training.data import (
+    Batch,
+    _contrast,
+    _noisy,
+    _Samples,
+    _white,
+    batch_of_draws,
+    make_batch,
+)
+from medsr.training.draws import Contrast, Draw, Source, draw_batch, draw_sample
 from medsr.transforms import Degraded
 
 CPU = torch.device("cpu")
 
 
-def batch(sources, step=0, size=4, patch=48, seed=0) -> Batch:
-    return make_batch(sources, step, size=size, patch=patch, context=1, seed=seed, device=CPU)
+def batch(sources, step=0, size=4, patch=48, seed=0, share=(0, 1)) -> Batch:
+    return make_batch(sources, step, size=size, patch=patch, context=1, seed=seed, device=CPU, share=share)
 
 
 def clean_draws(sources, many, patch=48, seed=0, accept=lambda d: True) -> list[Draw]:
-    """Draws without noise."""
+    """Draws without noise and change of contrast."""
     rng = np.random.default_rng(seed)
     found: list[Draw] = []
     while len(found) < many:
-        draw = replace(draw_sample(sources, rng, patch=patch, context=1), noise=0.0)
+        draw = replace(draw_sample(sources, rng, patch=patch, context=1), noise=0.0, contrast=Contrast())
         if accept(draw):
             found.append(draw)
     return found
 
 
 def degraded(draws, patch=48) -> Batch:
-    x = torch.stack([_fine_window(d, CPU) for d in draws])
-    return _degraded(x, draws, patch, torch.Generator().manual_seed(0))
+    return batch_of_draws(draws, patch, CPU)
 
 
 def test_shapes_and_finite_values(sources):
@@ -58,6 +66,28 @@ def test_a_step_gives_the_same_batch_whenever_it_is_asked_for(sources):
         assert torch.equal(tensor, getattr(again, name)), name
     assert not torch.equal(first.x, batch(sources, step=6).x)
     assert not torch.equal(first.x, batch(sources, step=5, seed=1).x)
+
+
+def test_processes_that_share_a_batch_make_its_samples(sources):
+    """Whatever the share, sample i is the same, its noise included."""
+    whole = batch(sources, size=8)
+    shares = [batch(sources, size=8, share=(rank, 2)) for rank in (0, 1)]
+    for name, tensor in vars(whole).items():
+        interleaved = torch.stack([getattr(s, name) for s in shares], dim=1).flatten(0, 1)
+        torch.testing.assert_close(interleaved, tensor, atol=1e-6, rtol=1e-5, msg=name)
+    three = batch(sources, size=8, share=(2, 3))
+    torch.testing.assert_close(three.u, whole.u[2::3], atol=1e-6, rtol=1e-5)
+    with pytest.raises(ConfigError, match="batch of 2 cannot be shared by 4 processes; set batch to 4"):
+        batch(sources, size=2, share=(0, 4))
+
+
+def test_a_batch_drawn_ahead_is_the_batch(sources):
+    """Drawn first, for two steps, then made, and made twice: nothing is kept between."""
+    drawn = [draw_batch(sources, s, size=4, patch=48, context=1, seed=0) for s in (0, 1)]
+    for step in (1, 0, 1):
+        found, expected = batch_of_draws(drawn[step], 48, CPU), batch(sources, step=step)
+        for name, tensor in vars(expected).items():
+            assert torch.equal(getattr(found, name), tensor), name
 
 
 def whole_axes() -> Source:
@@ -102,7 +132,7 @@ def test_a_sample_is_what_the_transform_and_the_linear_estimate_make(kind):
             u = along(u, mmse_matrices(operator.matrix[None], operator.positions[None], ok, lam)[0], axis)
         difference = made.u[i, :, :rows, :columns] - u.permute(2, 0, 1)
         assert difference.abs().max() < 1e-5
-        assert torch.equal(made.x[i, 0, :rows, :columns], torch.from_numpy(draw.voxels[1]))
+        np.testing.assert_array_equal(made.x[i, 0, :rows, :columns].numpy(), draw.voxels[1])
         expected = gradient_rms(u.permute(2, 0, 1)[None, 1:2].contiguous(), torch.ones(1, 1, rows, columns))
         assert made.gradient[i].item() == pytest.approx(expected.item(), rel=1e-3)
         assert made.mask[i, 0].sum() == rows * columns
@@ -209,7 +239,9 @@ def test_noise_is_rician_in_mr_and_gaussian_in_ct():
     draws = [replace(mr, noise=0.02), replace(ct, noise=0.02, coloured=False), replace(ct, noise=0.02, coloured=True)]
     y = torch.zeros(3, 3, 200, 200)
     y[:, :, 100:] = 0.6
-    noisy = _noisy(y, draws, torch.Generator().manual_seed(0))
+    white = 0.02 * torch.randn(2, 3, 3, 201, 201, generator=torch.Generator().manual_seed(0))
+    samples = _Samples.of(draws, CPU)
+    noisy = _noisy(y, white, samples.is_ct, samples.coloured)
     air, tissue = noisy[:, :, :99], noisy[:, :, 101:]
     assert air[0].mean().item() == pytest.approx(0.02 * np.sqrt(np.pi / 2), rel=0.02)
     assert air[0].min() >= 0
@@ -217,3 +249,48 @@ def test_noise_is_rician_in_mr_and_gaussian_in_ct():
     assert [t.mean().item() for t in tissue] == pytest.approx([0.6] * 3, abs=1e-3)
     neighbour = [np.corrcoef(t[:, :, 1:].flatten(), t[:, :, :-1].flatten())[0, 1] for t in tissue]
     assert neighbour == pytest.approx([0, 0, 0.5], abs=0.03)
+
+
+def test_each_sample_has_its_own_noise(sources):
+    """White, of the drawn standard deviation, over all of its coarse samples; none where none was drawn."""
+    quiet, *noisy = clean_draws(sources, 4)
+    draws = [quiet, *(replace(d, noise=0.01 * i, noise_seed=i) for i, d in enumerate(noisy, start=1))]
+    white = _white(draws, 96, CPU)
+    assert white.shape == (2, 4, 3, 97, 97)
+    assert not white[:, 0].any()
+    for i, draw in enumerate(draws[1:], start=1):
+        rows, columns = (len(a.positions) + 1 for a in draw.axes)
+        own = white[:, i, :, :rows, :columns]
+        assert own.std().item() == pytest.approx(0.01 * i, rel=0.1)
+        assert abs(own.mean().item()) < 4 * 0.01 * i / np.sqrt(own.numel())
+        assert own.abs().min() > 0
+        assert white[:, i].count_nonzero() == own.numel()
+
+
+def test_contrast_is_that_of_the_formula():
+    """Every change alone and all together, in float64 and one sample at a time; CT below air keeps its sign."""
+    coil = (0.5, -0.4, 0.3, 0.9)
+    contrasts = [
+        Contrast(),
+        Contrast(exponent=1.3),
+        Contrast(inverted=True),
+        Contrast(coil=coil),
+        Contrast(0.8, True, coil, 1.2),
+    ]
+    (mr,) = clean_draws([replace(whole_axes(), modality="MR")], 1)
+    (ct,) = clean_draws([replace(whole_axes(), modality="CT")], 1)
+    draws = [*(replace(mr, contrast=c) for c in contrasts), replace(ct, contrast=Contrast(gain=0.95))]
+    x = np.random.default_rng(0).uniform(-0.2, 1.3, (len(draws), 3, 40, 40)).astype(np.float32)
+    made = _contrast(torch.from_numpy(x), _Samples.of(draws, CPU)).numpy()
+    r, s = np.meshgrid(np.linspace(-1, 1, 40), np.linspace(-1, 1, 40), indexing="ij")
+    field = np.exp(np.clip(0.5 * r - 0.4 * s + 0.3 * r**2 + 0.9 * s**2, -1.1, 1.1))
+    v = np.maximum(x.astype(np.float64), 0)
+    expected = [
+        v[0],
+        v[1] ** 1.3,
+        np.maximum(1.05 - v[2], 0),
+        v[3] * field,
+        np.maximum(1.05 - v[4] ** 0.8, 0) * field * 1.2,
+        x[5] * 0.95,
+    ]
+    np.testing.assert_allclose(made, np.stack(expected), atol=1e-6)

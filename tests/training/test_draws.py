@@ -6,8 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from medsr.diffusion.conditions import FOREGROUND
+from medsr.errors import ConfigError
 from medsr.training.draws import (
     BOX,
     GAUSS,
@@ -15,9 +18,10 @@ from medsr.training.draws import (
     MAX_FACTOR,
     RAISED_COSINE,
     SINC,
-    WINDOW,
+    Contrast,
     Draw,
     Source,
+    draw_batch,
     draw_sample,
 )
 
@@ -46,7 +50,7 @@ def test_every_draw_fits_together(sources):
             assert 0 <= axis.start <= axis.patch_start < axis.stop <= axis.n_fine
             assert axis.start in (0, axis.patch_start - MARGIN)
             assert axis.stop in (axis.n_fine, axis.patch_start + 64 + MARGIN)
-            assert axis.stop - axis.start <= WINDOW
+            assert axis.stop - axis.start <= 64 + 2 * MARGIN
             assert axis.factor == pytest.approx(axis.n_fine / axis.n_coarse)
             assert 1 <= axis.factor <= MAX_FACTOR * 1.1
             assert axis.n_coarse >= 7
@@ -62,7 +66,28 @@ def test_every_draw_fits_together(sources):
 def test_the_same_generator_gives_the_same_draw(sources):
     for one, other in zip(draws(sources, 5), draws(sources, 5), strict=True):
         np.testing.assert_array_equal(one.voxels, other.voxels)
-        assert (one.noise, one.unknown, one.antialias) == (other.noise, other.unknown, other.antialias)
+        assert (one.noise, one.noise_seed, one.contrast) == (other.noise, other.noise_seed, other.contrast)
+        assert (one.unknown, one.antialias) == (other.unknown, other.antialias)
+
+
+@given(size=st.integers(1, 9), processes=st.integers(1, 9), step=st.integers(0, 5))
+@settings(max_examples=20, deadline=None)
+def test_processes_share_the_samples_of_a_step(size, processes, step):
+    """Every sample once, by the process whose turn it is, and the same as without the others."""
+    volumes = [source((40, 40, 8))]
+
+    def seeds(share) -> list[int]:
+        drawn = draw_batch(volumes, step, size=size, patch=16, context=1, seed=3, share=share)
+        return [d.noise_seed for d in drawn]
+
+    if processes > size:
+        with pytest.raises(ConfigError, match=f"set batch to {processes} or more"):
+            seeds((0, processes))
+        return
+    whole = seeds((0, 1))
+    assert len(set(whole)) == len(whole) == size
+    for rank in range(processes):
+        assert seeds((rank, processes)) == whole[rank::processes]
 
 
 def test_the_phase_of_the_coarse_grid_is_random():
@@ -158,3 +183,16 @@ def test_sources_are_drawn_by_their_weight():
     object.__setattr__(seldom, "weight", 0.25)
     share = np.mean([d.source is often for d in draws([often, seldom], 500)])
     assert share == pytest.approx(0.8, abs=0.06)
+
+
+def test_contrast_of_mr_is_changed_now_and_then_that_of_ct_only_in_gain():
+    mr, ct = ([d.contrast for d in draws([source(modality=m)], 600)] for m in ("MR", "CT"))
+    assert np.mean([c.exponent != 1 for c in mr]) == pytest.approx(0.5, abs=0.07)
+    assert np.std([np.log(c.exponent) for c in mr if c.exponent != 1]) == pytest.approx(0.25, rel=0.15)
+    assert np.mean([c.inverted for c in mr]) == pytest.approx(0.1, abs=0.05)
+    fields = np.array([c.coil for c in mr if any(c.coil)])
+    assert len(fields) / len(mr) == pytest.approx(0.4, abs=0.07)
+    np.testing.assert_allclose(fields.std(0), [0.35, 0.35, 0.25, 0.25], rtol=0.2)
+    assert np.std([np.log(c.gain) for c in mr]) == pytest.approx(0.2, rel=0.15)
+    assert all(c == Contrast(gain=c.gain) and 0.92 <= c.gain <= 1.08 for c in ct)
+    assert np.std([c.gain for c in ct]) == pytest.approx(0.16 / np.sqrt(12), rel=0.1)
