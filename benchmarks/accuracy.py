@@ -26,7 +26,9 @@ import torch
 from medsr.card import read_card
 from medsr.degradation import Degradation, interpolate, linear_mmse
 from medsr.diffusion.conditions import FOREGROUND, estimate_noise, noise_over_signal
+from medsr.evaluation.bias import hu_bias
 from medsr.evaluation.metrics import score
+from medsr.image.foreground import foreground
 from medsr.image.geometry import Geometry
 from medsr.image.intensity import fit_intensity
 from medsr.image.nifti import inspect, read
@@ -70,7 +72,10 @@ class Case:
 
 @dataclass(frozen=True)
 class Row:
-    """One method on one volume under one protocol. weights: first digits of the sha256, empty for a baseline."""
+    """One method on one volume under one protocol. weights: first digits of the sha256, empty for a baseline.
+
+    lung to whole: mean error in HU of the tissues and of the foreground, empty for MR and for tissues too small.
+    """
 
     file: str
     subject: str
@@ -84,6 +89,11 @@ class Row:
     ssim_3d: str
     ssim_2d: str
     seconds: str
+    lung: str = ""
+    fat: str = ""
+    soft: str = ""
+    bone: str = ""
+    whole: str = ""
 
 
 def cases(split: str, root: Path) -> list[Case]:
@@ -189,9 +199,15 @@ def row_of(
 ) -> Row:
     scores = score(reference.array, image, case.modality, slice_axis)
     ssim = ["" if s is None else f"{s:.5f}" for s in (scores.ssim_3d, scores.ssim_2d)]
+    bias: list[str] = []
+    if case.modality == "CT":
+        mask = foreground(reference.array, case.modality, slice_axis)
+        found = hu_bias(reference.array, image, mask=mask, slice_axis=slice_axis)
+        tissues = (found.lung, found.fat, found.soft, found.bone, found.foreground)
+        bias = ["" if b is None else f"{b:.3f}" for b in tissues]
     return Row(
         case.file, case.subject, case.modality, "yes" if case.phantom else "no", name, method, weights,
-        f"{scores.psnr:.4f}", f"{scores.psnr_whole:.4f}", *ssim, f"{seconds:.2f}",
+        f"{scores.psnr:.4f}", f"{scores.psnr_whole:.4f}", *ssim, f"{seconds:.2f}", *bias,
     )  # fmt: skip
 
 

@@ -33,6 +33,16 @@ class Measured(Structure):
     def ssim_3d(self) -> str: ...
     @property
     def ssim_2d(self) -> str: ...
+    @property
+    def lung(self) -> str: ...
+    @property
+    def fat(self) -> str: ...
+    @property
+    def soft(self) -> str: ...
+    @property
+    def bone(self) -> str: ...
+    @property
+    def whole(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -74,7 +84,32 @@ def table(rows: Sequence[Measured], split: str, weights: str, command: str) -> s
         phantoms = [line for line in lines if line.phantom]
         if phantoms:
             parts.append("Phantoms:\n\n" + _volumes(phantoms))
+        parts.append(_bias([r for r in counted if r.protocol == name and r.phantom == "no"]))
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _bias(rows: Sequence[Measured]) -> str:
+    """Mean error of CT numbers in HU, of medsr and of cubic interpolation."""
+    tissues = ("lung", "fat", "soft", "bone", "whole")
+    chosen = {(r.file, r.method): r for r in rows if r.whole and r.method in (CUBIC, NETWORK)}
+    names = sorted({file for file, method in chosen if method == NETWORK})
+    if not names:
+        return ""
+    out = [
+        "Mean error in HU of medsr (in brackets: of cubic); empty where a tissue has too few voxels:",
+        "",
+        f"| volume | {' | '.join(tissues)} |",
+        "|---|" + "---|" * len(tissues),
+    ]
+    for file in names:
+        cells = [
+            f"{getattr(chosen[file, NETWORK], t)} ({getattr(chosen[file, CUBIC], t)})"
+            if getattr(chosen[file, NETWORK], t)
+            else ""
+            for t in tissues
+        ]
+        out.append(f"| {file.removesuffix('.nii.gz')} | {' | '.join(cells)} |")
+    return "\n".join(out)
 
 
 def _lines(rows: Iterable[Measured]) -> list[Line]:
@@ -117,8 +152,8 @@ def _volumes(lines: list[Line]) -> str:
 
 def _means(lines: list[Line]) -> str:
     """Mean and median over subjects, a subject's volumes averaged first; wins counted over volumes."""
-    out = ["| | subjects | volumes | over cubic | over cubic + consistency | over best: mean | median | least | wins |",
-           "|---|---|---|---|---|---|---|---|---|"]  # fmt: skip
+    out = ["| | subjects | volumes | over cubic | over cubic + consistency | over best: mean | median | least | wins | 3-D SSIM over best |",
+           "|---|---|---|---|---|---|---|---|---|---|"]  # fmt: skip
     for modality in ("MR", "CT"):
         chosen = [line for line in lines if line.modality == modality and NETWORK in line.psnr]
         if not chosen:
@@ -133,9 +168,18 @@ def _means(lines: list[Line]) -> str:
         out.append(
             f"| {modality} | {len(subjects)} | {len(chosen)} | {firsts[0]:+.2f} | {firsts[1]:+.2f} | "
             f"{fmean(over_best):+.2f} | {median(over_best):+.2f} | {min(gains):+.2f} | "
-            f"{sum(g > 0 for g in gains)} of {len(gains)} |"
+            f"{sum(g > 0 for g in gains)} of {len(gains)} | {_ssim_gain(chosen)} |"
         )
     return "\n".join(out) if len(out) > 2 else ""
+
+
+def _ssim_gain(lines: list[Line]) -> str:
+    """Mean over subjects of the gain in 3-D SSIM over the method with the best PSNR, of volumes that have one."""
+    thick = [line for line in lines if line.ssim.get(NETWORK, -1) > 0]
+    subjects = sorted({line.subject for line in thick})
+    if not subjects:
+        return ""
+    return f"{fmean(_mean_of(thick, s, lambda line: line.ssim[NETWORK] - line.ssim[line.best]) for s in subjects):+.4f}"
 
 
 def _mean_of(lines: list[Line], subject: str, value: Callable[[Line], float]) -> float:
