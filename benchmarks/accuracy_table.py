@@ -152,8 +152,18 @@ def _volumes(lines: list[Line]) -> str:
 
 def _means(lines: list[Line]) -> str:
     """Mean and median over subjects, a subject's volumes averaged first; wins counted over volumes."""
-    out = ["| | subjects | volumes | over cubic | over cubic + consistency | over best: mean | median | least | wins | 3-D SSIM over best |",
-           "|---|---|---|---|---|---|---|---|---|---|"]  # fmt: skip
+    columns = [
+        "",
+        "subjects",
+        "volumes",
+        "over cubic",
+        "over cubic + consistency",
+        "over best: mean",
+        "median",
+        "least",
+    ]
+    columns += ["wins", "3-D SSIM over best"]
+    out = [f"| {' | '.join(columns)} |", "|---|" + "---|" * (len(columns) - 1)]
     for modality in ("MR", "CT"):
         chosen = [line for line in lines if line.modality == modality and NETWORK in line.psnr]
         if not chosen:
