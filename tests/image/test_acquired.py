@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 
 from medsr.degradation import make_axis
-from medsr.image.acquired import acquired_matrix, confirmed, crop_k_space, crop_rows
+from medsr.image.acquired import acquired_matrix, confirmed, crop_k_space, crop_rows, falloff
 from medsr.image.geometry import Geometry
 from medsr.image.volume import Volume
 
@@ -95,6 +95,20 @@ def test_a_tag_of_another_grid_is_not_confirmed():
     image = np.abs(anatomy((128, 60, 24), noise=4)).astype(np.float32)
     assert not confirmed(image, 0, 64)
     assert confirmed(np.abs(anatomy((30, 60, 24))).astype(np.float32), 0, 20), "too short to judge: the tag is believed"
+
+
+@pytest.mark.parametrize("sigma", [0.0, 0.4, 0.8])
+def test_falloff_is_that_of_the_blur(sigma):
+    """White noise through a Gaussian has power exp(-(2 pi f sigma)^2); the axis beside it stays white."""
+    noisy = np.random.default_rng(1).normal(1000, 100, (96, 96, 64)).astype(np.float32)
+    transfer = np.exp(-((2 * np.pi * np.fft.fftfreq(96) * sigma) ** 2) / 2)[:, None]
+    blurred = np.fft.ifft(np.fft.fft(noisy, axis=1) * transfer, axis=1).real
+    frequency = np.linspace(0, 0.5, 33)
+    power = np.exp(-((2 * np.pi * frequency * sigma) ** 2))
+    fine, middle = power[frequency >= 0.42].mean(), power[(frequency >= 0.17) & (frequency <= 0.25)].mean()
+    assert falloff(blurred, 1) == pytest.approx(np.log10(fine / middle), abs=0.1)
+    assert falloff(blurred, 0) == pytest.approx(0, abs=0.1)
+    assert falloff(noisy[:40], 0) is None
 
 
 def test_crop_of_a_zero_filled_scan_gives_back_the_acquired_band():
