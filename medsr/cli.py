@@ -309,11 +309,12 @@ def demo(
 
 @cli.command()
 @click.argument("config", type=ReadablePath)
-@click.option("--out", type=AnyPath, help="Folder of the run; the same command resumes it.")
+@click.option("--out", type=AnyPath, help="Folder of the run (default runs/NAME); the same command resumes it.")
 @click.option("--init", metavar="WEIGHTS", help="Packaged model or weights file to start from (finetuning).")
 @click.option("--max-minutes", type=click.FloatRange(min=0, min_open=True), help="Stop and save after so long.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one setting; may be repeated.")
 @click.option("--dry-run", is_flag=True, help="Check the configuration and the data, print them and stop.")
+@click.option("--validate", is_flag=True, help="Train nothing; score the checkpoints in --out on the split val.")
 @click.option("-v", "--verbose", is_flag=True, help="Print the traceback of an unexpected error.")
 def train(
     config: Path,
@@ -322,12 +323,21 @@ def train(
     max_minutes: float | None,
     overrides: tuple[str, ...],
     dry_run: bool,
+    validate: bool,
     verbose: bool,  # noqa: ARG001  read by main()
 ) -> None:
-    """Train or finetune a model as a configuration file says."""
-    from medsr.training.command import train_command
+    """Train or finetune a model as a configuration file says.
 
-    train_command(config, out, init, max_minutes, overrides, dry_run=dry_run, report=_say)
+    In several processes, one for each GPU: torchrun --nproc-per-node 2 -m medsr train CONFIG.
+    """
+    if validate and (dry_run or init or max_minutes):
+        raise click.UsageError("--validate trains nothing; leave --dry-run, --init and --max-minutes away")
+    from medsr.training.command import train_command, validate_command
+
+    if validate:
+        validate_command(config, out, overrides, report=_say)
+    else:
+        train_command(config, out, init, max_minutes, overrides, dry_run=dry_run, report=_say)
 
 
 # --- what a terminal sees ------------------------------------------------------------------------------------------

@@ -10,21 +10,19 @@ import pytest
 import torch
 import yaml
 
-from medsr.card import NetworkSpec, read_card
-from medsr.diffusion.conditions import FEATURES
+from medsr import resources
+from medsr.card import ModelCard, NetworkSpec, read_card
 from medsr.diffusion.model import load_model
-from medsr.diffusion.network import mean_channels
 from medsr.errors import ConfigError, ModelError
-from medsr.training import loop
-from medsr.training.command import configured, start_from, train_command, write_weights
-from medsr.training.loop import State, new_networks
-from medsr.training.setup import Stage, TrainingConfig
+from medsr.training import residual
+from medsr.training.command import configured, fitted, starting_networks, train_command, validate_command
+from medsr.training.networks import PARTS
+from medsr.training.setup import TrainingConfig
 
 TINY = {"width": 32, "blocks_top": 1, "blocks_bottom": 1, "embedding": 16}
 ROW = {
     "split": "train",
     "weights_ok": "yes",
-    "spacing": "1.0x1.0x1.2",
     "native": "native/native/native",
     "phantom": "no",
     "dataset": "phantoms",
@@ -49,14 +47,14 @@ def data(tmp_path, monkeypatch, sources):
         writer.writeheader()
         writer.writerows(rows)
     monkeypatch.setenv("MEDSR_DATA", str(folder))
-    monkeypatch.setattr(loop, "FIT_BATCHES", 2)
+    monkeypatch.setattr(residual, "FIT_BATCHES", 2)
     return folder
 
 
 @pytest.fixture
 def config_path(tmp_path):
     path = tmp_path / "tiny.yaml"
-    stages = [{"part": p, "minutes": 0, "steps": 2, "batch": 2} for p in ("mean", "variance", "sampler")]
+    stages = [{"part": p, "steps": 2, "batch": 2} for p in PARTS]
     text = {"name": "tiny", "version": "1.0", "data": ".", "network": TINY, "patch": 32, "stages": stages}
     path.write_text(yaml.safe_dump(text))
     return path
@@ -89,14 +87,18 @@ def test_from_configuration_to_weights(tmp_path, data, config_path):
     assert all(row["licence"] == "CC0" for row in card.training["data"])
     model = load_model(path)
     state = torch.load(tmp_path / "run" / "state.pt", weights_only=True)
-    for part in ("mean", "variance", "sampler"):
+    for part in PARTS:
         for name, tensor in getattr(model, part).state_dict().items():
             torch.testing.assert_close(tensor, state["weights"][part][name].half().float())
     assert card.residual_scale == state["scale"]
+    stages = ["1-mean-000002", "2-variance-000002", "3-sampler-000002"]
+    assert sorted(p.stem for p in (tmp_path / "run" / "checkpoints").iterdir()) == stages
+    assert sorted(p.stem for p in (tmp_path / "run" / "previews").iterdir()) == stages
 
     again, _ = command(config_path, tmp_path / "more", init=str(path), overrides=["name=more"])
     assert again.name == "more.safetensors"
     assert read_card(again).residual_scale == card.residual_scale  # not fitted anew
+    assert read_card(again).training["steps"] == {"mean": 4, "variance": 4, "sampler": 4}
 
     with pytest.raises(ConfigError, match="another network"):
         command(config_path, tmp_path / "other", init=str(path), overrides=["context=0"])
@@ -107,55 +109,38 @@ def test_from_configuration_to_weights(tmp_path, data, config_path):
 def test_overrides(config_path):
     made = configured(config_path, ["patch=64", "seed=3", "network={width: 64}", "stages=[]"])
     assert (made.patch, made.seed, made.network.width, made.stages) == (64, 3, 64, ())
-    for bad in ("patch", "pach=64", "patch=wide"):
+    for bad in ("patch", "pach=64", "patch=wide", "stages=[{", "stages=[{part: mean}]"):
         with pytest.raises(ConfigError, match="--set"):
             configured(config_path, [bad])
 
 
-def state_of(networks, **fields) -> State:
-    values = {
-        "stage": 0,
-        "step": 0,
-        "seconds": 0.0,
-        "weights": {},
-        "average": [],
-        "optimiser": None,
-        "scale": (0.5, 0.25),
-        "minutes": {},
-        "steps": {},
-    }
-    return State(**values | fields)
+def test_untrained_networks_are_the_same_in_every_run_of_a_seed():
+    config = TrainingConfig(name="tiny", version="1", data=".", stages=(), network=NetworkSpec(**TINY))
+    state = torch.get_rng_state()
+    one, same, other = (starting_networks(config.model_copy(update={"seed": s}), None) for s in (1, 1, 2))
+    assert torch.equal(one.mean.enter.weight, same.mean.enter.weight)
+    assert not torch.equal(one.mean.enter.weight, other.mean.enter.weight)
+    assert torch.equal(torch.get_rng_state(), state)
 
 
-def tiny_config() -> TrainingConfig:
-    stages = tuple(Stage(part=p, minutes=1) for p in ("mean", "variance", "sampler"))
-    return TrainingConfig(name="tiny", version="1", data=".", stages=stages, network=NetworkSpec(**TINY))
+def test_the_network_comes_with_the_weights_unless_the_configuration_says_another(config_path):
+    start = ModelCard(name="start", version="1", network=NetworkSpec(**TINY | {"width": 64}), context=2)
+    free = TrainingConfig(name="tiny", version="1", data=".", stages=())
+    assert (fitted(free, start).network, fitted(free, start).context) == (start.network, 2)
+    with pytest.raises(ConfigError, match=r"another network.*leave network and context away"):
+        fitted(configured(config_path, []), start)
+    same = configured(config_path, ["network={width: 64, blocks_top: 1, blocks_bottom: 1, embedding: 16}", "context=2"])
+    assert fitted(same, start) == same
 
 
-def test_an_unfinished_stage_is_written_as_its_average(tmp_path):
-    networks = new_networks(NetworkSpec(**TINY), 1)
-    average = [torch.full_like(p, 0.125) for p in networks.mean.parameters()]
-    raw = {k: v.clone() for k, v in networks.mean.state_dict().items()}
-    path = tmp_path / "tiny.safetensors"
-    card = write_weights(path, tiny_config(), state_of(networks, weights={"mean": raw}, average=average), networks, [])
-    assert not card.has_sampler
-    model = load_model(path)
-    assert model.sampler is None
-    assert all((p == 0.125).all() for p in model.mean.parameters())
-    assert model.variance is not None
-    assert card.residual_scale == (0.5, 0.25)
+def test_validation_needs_a_checkpoint(tmp_path, data, config_path):
+    with pytest.raises(ConfigError, match="no checkpoint in"):
+        validate_command(config_path, tmp_path / "run", (), report=print)
 
 
-def test_weights_written_and_loaded_answer_alike(tmp_path):
-    networks = new_networks(NetworkSpec(**TINY), 1)
-    for parameter in networks.mean.parameters():
-        torch.nn.init.normal_(parameter, 0, 0.1)
-    weights = {"mean": networks.mean.state_dict()}
-    path = tmp_path / "tiny.safetensors"
-    write_weights(path, tiny_config(), state_of(networks, stage=1, weights=weights), networks, [])
-    other = new_networks(NetworkSpec(**TINY), 1)
-    assert start_from(str(path), other, tiny_config()).residual_scale == (0.5, 0.25)
-    images, conditions = torch.randn(1, mean_channels(1), 16, 16), torch.randn(1, FEATURES)
-    expected = networks.mean(images, conditions)
-    for network in (other.mean, load_model(path).mean):
-        torch.testing.assert_close(network(images, conditions), expected, atol=2e-2, rtol=2e-2)
+@pytest.mark.parametrize("name", ["base.yaml", "finetune.yaml"])
+def test_the_configurations_of_the_package_are_valid(name):
+    config = configured(resources.config_path(name), [])
+    assert [stage.part for stage in config.stages] == list(PARTS)
+    start = read_card()
+    assert fitted(config, start).network == start.network

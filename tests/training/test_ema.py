@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from medsr.training.ema import DECAY, start_ema, update_ema
+from medsr.training.ema import DECAY, averaged, start_ema, update_ema
 
 
 def test_it_starts_as_a_copy():
@@ -47,3 +47,13 @@ def test_late_in_a_training_the_decay_is_bounded():
     average = [torch.ones(1)]
     update_ema(average, [parameter], 10**6)
     assert average[0].item() == pytest.approx(DECAY)
+
+
+def test_the_average_stands_in_for_the_weights_and_leaves_no_trace():
+    parameters = [nn.Parameter(torch.tensor([1.0 / 3, 2.0])), nn.Parameter(torch.tensor([5.0]))]
+    before = [p.detach().clone() for p in parameters]
+    average = [torch.tensor([7.0, 8.0]), torch.tensor([9.0])]
+    with averaged(average, parameters):
+        assert all(torch.equal(p, a) for p, a in zip(parameters, average, strict=True))
+    assert all(torch.equal(p, b) for p, b in zip(parameters, before, strict=True))
+    assert [a.tolist() for a in average] == [[7.0, 8.0], [9.0]]

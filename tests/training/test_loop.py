@@ -2,58 +2,51 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 import torch
 
-from medsr.card import NetworkSpec
-from medsr.diffusion.conditions import FEATURES, residual_features, residual_scale
+from medsr.card import ModelCard, NetworkSpec
+from medsr.diffusion.conditions import FEATURES, REGRESSORS, residual_scale
 from medsr.diffusion.network import SliceNetwork, mean_channels
 from medsr.errors import ConfigError
-from medsr.training import loop
+from medsr.training import loop, residual
 from medsr.training.data import make_batch
-from medsr.training.loop import (
-    fit_residual_scale,
-    learning_rate,
-    load_state,
-    new_networks,
-    save_state,
-    stage_loss,
-    start_sampler,
-    train,
-)
+from medsr.training.learner import stage_loss
+from medsr.training.loop import train
+from medsr.training.networks import new_networks
 from medsr.training.setup import Stage, TrainingConfig
+from medsr.training.team import Team
 
 TINY = NetworkSpec(width=32, blocks_top=1, blocks_bottom=1, embedding=16)
 CPU = torch.device("cpu")
-COEFFICIENTS = (-0.5,) + (0.0,) * (residual_features(torch.zeros(1, FEATURES)).shape[1] - 1)
+COEFFICIENTS = (-0.5,) + (0.0,) * (REGRESSORS - 1)
+START = ModelCard(name="start", version="0", residual_scale=COEFFICIENTS)
 
 
 def config(*stages: Stage, **fields) -> TrainingConfig:
-    return TrainingConfig(
-        **{"name": "tiny", "version": "0", "data": ".", "stages": stages, "network": TINY, "patch": 32} | fields
-    )
+    plain = {"name": "tiny", "version": "0", "data": ".", "network": TINY, "patch": 32, "preview_minutes": 0.0}
+    return TrainingConfig(**plain | {"stages": stages} | fields)
 
 
 def stage(part: str, steps: int, rate: float = 1e-2, batch: int = 2) -> Stage:
     return Stage(part=part, minutes=0, steps=steps, learning_rate=rate, batch=batch)
 
 
-def run(configuration, sources, out, *, max_minutes=None, networks=None, scale=COEFFICIENTS):
+def run(configuration, sources, out, *, max_minutes=None, networks=None, start=START):
     torch.manual_seed(7)
     networks = networks or new_networks(configuration.network, configuration.context)
     lines: list[str] = []
     state = train(
         configuration,
         sources,
+        [],
         out,
         networks=networks,
-        device=CPU,
+        team=Team(CPU),
         dtype=None,
         max_minutes=max_minutes,
         report=lines.append,
-        scale=scale,
+        start=start,
     )
     return state, networks, lines
 
@@ -153,38 +146,6 @@ def test_loss_falls_on_a_batch_that_is_seen_again_and_again(tmp_path, monkeypatc
     assert loss() < {"mean": 0.9 * before, "variance": before - 0.05, "sampler": 0.97 * before}[part]
 
 
-def test_progress_is_logged(tmp_path, monkeypatch, sources):
-    monkeypatch.setattr(loop, "LOG_EVERY", 2)
-    _, _, lines = run(config(stage("mean", 4)), sources, tmp_path)
-    rows = [json.loads(line) for line in (tmp_path / "stats.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in rows] == [2, 4]
-    assert {"stage", "step", "loss", "grad_norm", "progress", "samples_per_second", "seconds"} == set(rows[0])
-    assert rows[-1]["progress"] == pytest.approx(0.75)
-    assert sum("samples/s" in line for line in lines) == 2
-
-
-def test_the_sampler_starts_as_the_mean():
-    """Without a noisy state, a correction or a deviation to see, it gives the mean's answer."""
-    networks = new_networks(TINY, 1)
-    for parameter in networks.mean.parameters():
-        torch.nn.init.normal_(parameter, 0, 0.1)
-    start_sampler(networks)
-    images, conditions = torch.randn(2, mean_channels(1), 16, 16), torch.randn(2, FEATURES)
-    none = torch.zeros(2, 1, 16, 16)
-    level = torch.zeros(2, 1)
-    answer = networks.sampler(torch.cat([none, images, none, none], 1), torch.cat([conditions, level], 1))
-    torch.testing.assert_close(answer, networks.mean(images, conditions), atol=1e-4, rtol=1e-3)
-    # and what only it sees has no effect yet
-    noisy = torch.cat([torch.randn(2, 1, 16, 16), images, torch.randn(2, 2, 16, 16)], 1)
-    torch.testing.assert_close(
-        networks.sampler(noisy, torch.cat([conditions, torch.ones(2, 1)], 1)), answer, atol=1e-4, rtol=1e-3
-    )
-    assert networks.sampler.enter.weight.data_ptr() != networks.mean.enter.weight.data_ptr()
-    shared = [n for n, p in networks.mean.named_parameters() if p.data_ptr() == dict(
-        networks.sampler.named_parameters())[n].data_ptr()]  # fmt: skip
-    assert shared == []
-
-
 def test_the_sampler_stage_starts_from_the_trained_mean(tmp_path, sources):
     plan = config(stage("mean", 3), stage("sampler", 1, rate=0.0))
     _, networks, _ = run(plan, sources, tmp_path)
@@ -194,37 +155,46 @@ def test_the_sampler_stage_starts_from_the_trained_mean(tmp_path, sources):
             torch.testing.assert_close(own, tensor)
 
 
-def test_the_scale_of_the_residual_can_be_predicted(monkeypatch, sources):
-    """On unseen samples of the phantoms less than half of its log variance is left."""
-    monkeypatch.setattr(loop, "FIT_BATCHES", 16)
-    coefficients, left = fit_residual_scale(sources, config(stage("mean", 1)))
-    assert left < 0.5
-    batch = make_batch(sources, 123, size=32, patch=32, context=1, seed=5, device=CPU)
-    centre = batch.u[:, 1:2]
-    count = batch.mask.sum((1, 2, 3))
-    error = (((batch.x - centre).square() * batch.mask).sum((1, 2, 3)) / count).clamp_min(1e-10).sqrt()
-    predicted = (batch.gradient * residual_scale(batch.conditions, coefficients)).log()
-    assert (error.log() - predicted).var() < 0.6 * (error / batch.gradient).log().var()
+def test_a_training_from_nothing_fits_the_scale_of_the_residual(tmp_path, monkeypatch, sources):
+    monkeypatch.setattr(residual, "FIT_BATCHES", 2)
+    plan = config(stage("mean", 1))
+    state, _, lines = run(plan, sources, tmp_path / "new", start=None)
+    assert "residual scale fitted" in lines[0]
+    assert state.scale == residual.fit_residual_scale(sources, plan)[0]
 
 
-def test_learning_rate_warms_up_and_falls():
-    peak = 8e-4
-    assert learning_rate(0.0, peak, 0) == pytest.approx(peak / 200)
-    assert learning_rate(0.0, peak, 199) == pytest.approx(peak)
-    assert learning_rate(0.5, peak, 10**5) == pytest.approx(peak * (0.01 + 0.99 / 2))
-    assert learning_rate(1.0, peak, 10**5) == learning_rate(3.0, peak, 10**5) == pytest.approx(peak / 100)
+def test_a_training_from_weights_counts_on(tmp_path, sources):
+    """Scale, steps and minutes of the weights are kept, and their sampler is not begun again from the mean."""
+    spent = {"steps": {"mean": 10}, "minutes": {"mean": 0.5, "sampler": 3.0}}
+    card = START.model_copy(update={"has_sampler": True, "training": spent})
+    torch.manual_seed(1)
+    networks = new_networks(TINY, 1)
+    before = weights(networks)
+    plan = config(stage("mean", 2), stage("sampler", 1, rate=0.0))
+    state, networks, _ = run(plan, sources, tmp_path, networks=networks, start=card)
+    assert state.scale == COEFFICIENTS
+    assert state.steps == {"mean": 12, "sampler": 1}
+    assert state.minutes["mean"] > 0.5
+    assert state.minutes["sampler"] > 3.0
+    after = weights(networks)
+    assert all(torch.equal(after[name], before[name]) for name in before if name.startswith("sampler"))
+    assert not all(torch.equal(after[name], before[name]) for name in before if name.startswith("mean"))
 
 
-def test_state_survives_the_disk(tmp_path, sources):
-    state, _, _ = run(config(stage("mean", 2)), sources, tmp_path)
-    path = tmp_path / "copy.pt"
-    save_state(path, state)
-    again = load_state(path)
-    assert vars(again).keys() == vars(state).keys()
-    assert (again.scale, again.steps, again.stage) == (state.scale, state.steps, state.stage)
-    for name, tensor in state.weights["mean"].items():
-        assert torch.equal(tensor, again.weights["mean"][name])
-    assert not list(tmp_path.glob("*.tmp"))
+def test_every_process_needs_a_sample(tmp_path, sources):
+    plan = config(stage("mean", 1, batch=2))
+    with pytest.raises(ConfigError, match="batch of 2 for 3 processes"):
+        train(
+            plan,
+            sources,
+            [],
+            tmp_path,
+            networks=new_networks(TINY, 1),
+            team=Team(CPU, 0, 3),
+            dtype=None,
+            max_minutes=None,
+            report=print,
+        )
 
 
 def test_a_damaged_state_is_named(tmp_path, sources):
