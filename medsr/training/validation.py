@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -211,7 +210,7 @@ def table(scores: Sequence[Score]) -> str:
         cells.append(f"{fmean(s.psnr - s.linear for s in own):+11.2f}")
         for one in protocols:
             gains = [s.psnr - s.linear for s in own if s.protocol == one]
-            cells.append(f"{fmean(gains) if gains else math.nan:+{len(one)}.2f}")
+            cells.append(f"{fmean(gains):+{len(one)}.2f}" if gains else f"{'-':>{len(one)}}")
         lines.append("  ".join([f"{name:<20}", *cells]))
     return "\n".join(lines)
 
