@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medsr.degradation import mmse_matrices, profile_matrices
+from medsr.degradation import KINDS, Kind, mmse_matrices, profile_matrices
 from medsr.diffusion.conditions import (
     FOREGROUND,
     ScanStatistics,
@@ -24,7 +24,7 @@ from medsr.diffusion.conditions import (
     log_roughness,
     noise_over_signal,
 )
-from medsr.training.draws import GAUSS, MARGIN, AxisDraw, Draw, Source, draw_batch
+from medsr.training.draws import MARGIN, AxisDraw, Draw, Source, draw_batch
 
 __all__ = ["Batch", "Source", "batch_of_draws", "make_batch"]
 
@@ -68,7 +68,7 @@ def batch_of_draws(draws: Sequence[Draw], patch: int, device: torch.device) -> B
     samples, axes = _Samples.of(draws, device), _Axes.of(draws, device)
     x = _contrast(_fine_windows(draws, samples, axes, side), samples)
     true, told = _operators(draws, axes, side)
-    return _degraded(x, true, told, _white(draws, side, device), samples, axes, patch)
+    return _degraded(x, true, told, _noise(draws, side, device), samples, axes, patch)
 
 
 # --- from the host to the device --------------------------------------------------------------------------------
@@ -81,7 +81,6 @@ class _Samples:
     is_ct: Tensor
     resample: Tensor
     antialias: Tensor
-    coloured: Tensor
     unknown: Tensor
     neighbour: Tensor
     exponent: Tensor
@@ -101,7 +100,7 @@ class _Samples:
         is_ct, resample = d.source.modality == "CT", d.axes[0].resample
         c = d.contrast
         contrast = (c.exponent, c.inverted, c.gain, *c.coil)
-        return (is_ct, resample, d.antialias, d.coloured, d.unknown, d.neighbour, *contrast)
+        return (is_ct, resample, d.antialias, d.unknown, d.neighbour, *contrast)
 
 
 @dataclass(frozen=True)
@@ -146,9 +145,10 @@ def _on(device: torch.device, values: Sequence[object], dtype: torch.dtype = tor
     return host.to(device, non_blocking=True)
 
 
-def _padded(stacks: Sequence[np.ndarray], shape: tuple[int, int, int], device: torch.device) -> Tensor:
-    """(N, *shape) stacks of slices, 0 beyond their own rows and columns, in one copy."""
-    host = torch.zeros(len(stacks), *shape, pin_memory=device.type == "cuda")
+def _padded(stacks: Sequence[np.ndarray], shape: tuple[int, int], device: torch.device) -> Tensor:
+    """(N, S, *shape) stacks of S slices, 0 beyond their own rows and columns, in one copy. N may be 0."""
+    slices = len(stacks[0]) if stacks else 0
+    host = torch.zeros(len(stacks), slices, *shape, pin_memory=device.type == "cuda")
     for place, voxels in zip(host.numpy(), stacks, strict=True):
         place[:, : voxels.shape[1], : voxels.shape[2]] = voxels
     return host.to(device, non_blocking=True)
@@ -156,26 +156,39 @@ def _padded(stacks: Sequence[np.ndarray], shape: tuple[int, int, int], device: t
 
 def _fine_windows(draws: Sequence[Draw], samples: _Samples, axes: _Axes, side: int) -> Tensor:
     """(B, S, W, W) fine slices at the drawn pixel size; what lies beyond the axis has no meaning."""
-    device, slices = axes.size.device, len(draws[0].voxels)
-    kept, enlarged = ([i for i, d in enumerate(draws) if (d.axes[0].resample > 1) == large] for large in (False, True))
-    rows, columns = (max((draws[i].voxels.shape[axis] for i in enlarged), default=1) for axis in (1, 2))
-    windows = _padded([draws[i].voxels for i in kept], (slices, side, side), device)
-    x = _padded([draws[i].voxels for i in enlarged], (slices, rows, columns), device)
-    at = _on(device, enlarged, torch.int64)
+    device = axes.size.device
+    by_size = sorted(range(len(draws)), key=lambda i: (draws[i].axes[0].resample > 1, draws[i].voxels.size))
+    kept = sum(d.axes[0].resample == 1 for d in draws)
+    middle = (kept + len(draws)) // 2  # two parts of like sizes each, so that little is padded
+    windows = [
+        _padded([draws[i].voxels for i in by_size[:kept]], (side, side), device),
+        _enlarged(draws, by_size[kept:middle], samples, axes, side),
+        _enlarged(draws, by_size[middle:], samples, axes, side),
+    ]
+    order = sorted(range(len(draws)), key=by_size.__getitem__)
+    return torch.cat([w for w in windows if len(w)])[_on(device, order, torch.int64)]
+
+
+def _enlarged(draws: Sequence[Draw], which: Sequence[int], samples: _Samples, axes: _Axes, side: int) -> Tensor:
+    """(N, S, W, W) fine slices of the samples whose pixels are larger than the source's."""
+    device = axes.size.device
+    extent = [max((draws[i].voxels.shape[axis] for i in which), default=1) for axis in (1, 2)]
+    x = _padded([draws[i].voxels for i in which], (extent[0], extent[1]), device)
+    at = _on(device, which, torch.int64)
     pixel, width = samples.resample[at], samples.antialias[at]
     operators = [
-        _profiles(
-            GAUSS,
+        _of_kind(
+            "gauss",
             width,
             _spaced(axes.source_first[axis, at], pixel, axes.size[axis, at], side),
             pixel,
+            n,
             axes.periods()[axis, at],
-            _up_to(n, axes.source_size[axis, at]),
+            _up_to(n, axes.source_size[axis, at]).float(),
         )
-        for axis, n in enumerate((rows, columns))
+        for axis, n in enumerate(extent)
     ]
-    order = sorted(range(len(draws)), key=(kept + enlarged).__getitem__)
-    return torch.cat([windows, _both_axes(operators, x)])[_on(device, order, torch.int64)]
+    return _both_axes(operators, x)
 
 
 def _operators(draws: Sequence[Draw], axes: _Axes, side: int) -> tuple[Tensor, Tensor]:
@@ -190,32 +203,36 @@ def _operators(draws: Sequence[Draw], axes: _Axes, side: int) -> tuple[Tensor, T
     distinct = sorted(set(wanted))  # by kind first: each formula runs once, on neighbouring rows
     kinds = [(kind, len(list(run))) for kind, run in groupby(profile[0] for profile, _ in distinct)]
     row = {operator: index for index, operator in enumerate(distinct)}
+    which = _on(device, [row[operator] for operator in wanted], torch.int64)
     at = _on(device, [axis for _, axis in distinct], torch.int64)
     per_row = (
         _on(device, [profile[1] for profile, _ in distinct]),
         _spaced(axes.first, axes.factor, axes.count, side).flatten(0, 1)[at],
         axes.factor.flatten()[at],
         axes.periods().flatten(0, 1)[at],
-        _up_to(side, axes.size).flatten(0, 1)[at],
+        _up_to(side, axes.size).flatten(0, 1)[at].float(),
     )
     runs = zip(*(values.split([length for _, length in kinds]) for values in per_row), strict=True)
-    rows = torch.cat([_profiles(kind, *run) for (kind, _), run in zip(kinds, runs, strict=True)])
-    true, told = rows[_on(device, [row[operator] for operator in wanted], torch.int64)].unflatten(0, (2, 2, -1))
+    matrices = [
+        _of_kind(KINDS[kind], width, positions, factor, side, periods, inside)
+        for (kind, _), (width, positions, factor, periods, inside) in zip(kinds, runs, strict=True)
+    ]
+    true, told = torch.cat(matrices)[which].unflatten(0, (2, 2, -1))
     return true, told
 
 
-def _white(draws: Sequence[Draw], side: int, device: torch.device) -> Tensor:
-    """(2, B, S, W + 1, W + 1) white noise, 0 where there is none; each sample's from its seed and in its own shape."""
-    generator = torch.Generator(device)
-    slices = len(draws[0].voxels)
-    white = torch.zeros(2, len(draws), slices, side + 1, side + 1, device=device)
+def _noise(draws: Sequence[Draw], side: int, device: torch.device) -> Tensor:
+    """(2, B, S, W, W) real and imaginary part, 0 where there is none; each sample's from its seed, in its own shape."""
+    generator, slices = torch.Generator(device), len(draws[0].voxels)
+    noise = torch.zeros(2, len(draws), slices, side, side, device=device)
     for i, draw in enumerate(draws):
         if draw.noise:
-            rows, columns = (len(a.positions) + 1 for a in draw.axes)
+            rows, columns = (len(a.positions) for a in draw.axes)
             generator.manual_seed(draw.noise_seed)
-            drawn = torch.randn(2, slices, rows, columns, generator=generator, device=device)
-            white[:, i, :, :rows, :columns] = drawn * draw.noise
-    return white
+            white = torch.randn(2, slices, rows + 1, columns + 1, generator=generator, device=device)
+            own = _coloured(white) if draw.coloured else white[..., 1:, 1:]
+            noise[:, i, :, :rows, :columns] = draw.noise * own
+    return noise
 
 
 # --- on the device: nothing below reads a value back ------------------------------------------------------------
@@ -232,16 +249,19 @@ def _spaced(first: Tensor, spacing: Tensor, count: Tensor, n: int) -> Tensor:
     return first[..., None] + spacing[..., None] * index
 
 
-def _profiles(kind: int, width: Tensor, positions: Tensor, factor: Tensor, periods: Tensor, inside: Tensor) -> Tensor:
-    """``profile_matrices`` of axes that share their kind."""
-    kinds = torch.full((len(width),), kind, device=width.device)
-    return profile_matrices(kinds, width, positions, factor, inside.shape[-1], periods, inside.float())
+def _of_kind(
+    kind: Kind, width: Tensor, positions: Tensor, factor: Tensor, n: int, periods: Tensor, inside: Tensor
+) -> Tensor:
+    """``profile_matrices`` of axes of one kind."""
+    kinds = torch.full((len(width),), KINDS.index(kind), device=width.device)
+    return profile_matrices(kinds, width, positions, factor, n, periods, inside)
 
 
 def _both_axes(operators: Iterable[Tensor], x: Tensor) -> Tensor:
     """``rows x columns^T`` of every slice. operators: rows (B, M, R) and columns (B, N, C); x: (B, S, R, C)."""
     rows, columns = operators
-    return rows[:, None] @ x @ columns[:, None].mT
+    across: Tensor = (x.flatten(1, 2) @ columns.mT).unflatten(1, x.shape[1:3])
+    return rows[:, None] @ across
 
 
 def _contrast(x: Tensor, samples: _Samples) -> Tensor:
@@ -250,36 +270,39 @@ def _contrast(x: Tensor, samples: _Samples) -> Tensor:
     rows = samples.slope_row[:, None] * grid + samples.bend_row[:, None] * grid.square()
     columns = samples.slope_column[:, None] * grid + samples.bend_column[:, None] * grid.square()
     coil = (rows[:, :, None] + columns[:, None, :]).clamp(-1.1, 1.1).exp() * samples.gain[:, None, None]
-    is_ct, exponent, inverted = (
-        v[:, None, None, None] for v in (samples.is_ct > 0, samples.exponent, samples.inverted > 0)
-    )
-    x = torch.where(is_ct, x, x.clamp_min(0))
+    is_ct, exponent, inverted = (v[:, None, None, None] for v in (samples.is_ct, samples.exponent, samples.inverted))
+    lowest = torch.where(is_ct > 0, -torch.inf, 0.0)
+    x = torch.maximum(x, lowest)
     x = torch.where(exponent == 1, x, x**exponent)
-    x = torch.where(inverted, (1.05 - x).clamp_min(0), x)
+    x = torch.maximum(1.05 * inverted + (1 - 2 * inverted) * x, lowest)
     return x * coil[:, None]
 
 
-def _noisy(y: Tensor, white: Tensor, is_ct: Tensor, coloured: Tensor) -> Tensor:
-    """Magnitude after the operator and Rician noise (MR), Gaussian noise, in part coloured (CT). y: (B, S, L, L)."""
-    is_ct, coloured = (flag[:, None, None, None] > 0 for flag in (is_ct, coloured))
-    real, imaginary = white[..., 1:, 1:]
-    smooth = (white[0, ..., 1:, :] + white[0, ..., :-1, :]) / 2
-    smooth = smooth[..., 1:] + smooth[..., :-1]
-    return torch.where(is_ct, y + torch.where(coloured, smooth, real), torch.hypot(y + real, imaginary))
+def _coloured(white: Tensor) -> Tensor:
+    """White noise (..., H + 1, W + 1) to noise (..., H, W) of the same variance, whose neighbours correlate by 1/2."""
+    pairs = white[..., 1:, :] + white[..., :-1, :]
+    return (pairs[..., 1:] + pairs[..., :-1]) / 2
+
+
+def _noisy(y: Tensor, noise: Tensor, is_ct: Tensor) -> Tensor:
+    """Magnitude with Rician noise (MR), Gaussian noise (CT). y: (B, S, L, L), noise: (2, B, S, L, L)."""
+    real, imaginary = noise
+    real = y + real
+    return torch.where(is_ct[:, None, None, None] > 0, real, torch.hypot(real, imaginary))
 
 
 def _degraded(
-    x: Tensor, true: Tensor, told: Tensor, white: Tensor, samples: _Samples, axes: _Axes, patch: int
+    x: Tensor, true: Tensor, told: Tensor, noise: Tensor, samples: _Samples, axes: _Axes, patch: int
 ) -> Batch:
     """The scan of fine windows x (B, S, W, W), its linear estimate, and what the scan shows of itself."""
     centre, factors = x.shape[1] // 2, axes.factor.T
     sampled = _up_to(x.shape[-1], axes.count)
     valid = (sampled[0, :, :, None] & sampled[1, :, None, :])[:, None].float()
-    y = _noisy(_both_axes(true, x), white, samples.is_ct, samples.coloured) * valid
+    y = _noisy(_both_axes(true, x), noise, samples.is_ct) * valid
     middle = y[:, centre : centre + 1]
     foreground = valid * (middle > FOREGROUND)
-    noise = estimate_noise(middle, valid)
-    R = _estimators(told, sampled, noise_over_signal(middle, foreground, noise, factors), axes)
+    seen_noise = estimate_noise(middle, valid)
+    R = _estimators(told, sampled, noise_over_signal(middle, foreground, seen_noise, factors), axes)
     wanted = axes.offset[..., None] + torch.arange(patch, device=x.device)
     exists = (wanted < axes.size[..., None]).float()
     pixel = torch.minimum(wanted, axes.size[..., None] - 1).long()  # the last one again where the axis is shorter
@@ -288,7 +311,7 @@ def _degraded(
     mask = (exists[0, :, :, None] * exists[1, :, None, :])[:, None]
     estimate = u[:, centre : centre + 1]
     gradient = gradient_rms(estimate, mask * (estimate > FOREGROUND))
-    statistics = ScanStatistics(noise, log_roughness(middle, foreground), gradient)
+    statistics = ScanStatistics(seen_noise, log_roughness(middle, foreground), gradient)
     told_kind, told_width = axes.told_kind.T, axes.told_width.T
     conditions = condition_vector(
         factors, told_kind, told_width, samples.unknown, samples.is_ct, samples.neighbour, statistics

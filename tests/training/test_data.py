@@ -14,10 +14,11 @@ from medsr.diffusion.conditions import FOREGROUND, estimate_noise, gradient_rms,
 from medsr.errors import ConfigError
 from medsr.training.data import (
     Batch,
+    _coloured,
     _contrast,
+    _noise,
     _noisy,
     _Samples,
-    _white,
     batch_of_draws,
     make_batch,
 )
@@ -236,12 +237,12 @@ def test_noise_is_rician_in_mr_and_gaussian_in_ct():
     """Mean and spread of the magnitude of complex noise in air and in tissue; CT noise has its sd, coloured or not."""
     (mr,) = clean_draws([replace(whole_axes(), modality="MR")], 1)
     (ct,) = clean_draws([replace(whole_axes(), modality="CT")], 1)
-    draws = [replace(mr, noise=0.02), replace(ct, noise=0.02, coloured=False), replace(ct, noise=0.02, coloured=True)]
+    draws = [mr, ct, ct]
     y = torch.zeros(3, 3, 200, 200)
     y[:, :, 100:] = 0.6
     white = 0.02 * torch.randn(2, 3, 3, 201, 201, generator=torch.Generator().manual_seed(0))
-    samples = _Samples.of(draws, CPU)
-    noisy = _noisy(y, white, samples.is_ct, samples.coloured)
+    noise = torch.cat([white[:, :2, :, 1:, 1:], _coloured(white[:, 2:])], dim=1)
+    noisy = _noisy(y, noise, _Samples.of(draws, CPU).is_ct)
     air, tissue = noisy[:, :, :99], noisy[:, :, 101:]
     assert air[0].mean().item() == pytest.approx(0.02 * np.sqrt(np.pi / 2), rel=0.02)
     assert air[0].min() >= 0
@@ -252,19 +253,20 @@ def test_noise_is_rician_in_mr_and_gaussian_in_ct():
 
 
 def test_each_sample_has_its_own_noise(sources):
-    """White, of the drawn standard deviation, over all of its coarse samples; none where none was drawn."""
+    """Of the drawn standard deviation, over all of its coarse samples, coloured or not; none where none was drawn."""
     quiet, *noisy = clean_draws(sources, 4)
-    draws = [quiet, *(replace(d, noise=0.01 * i, noise_seed=i) for i, d in enumerate(noisy, start=1))]
-    white = _white(draws, 96, CPU)
-    assert white.shape == (2, 4, 3, 97, 97)
-    assert not white[:, 0].any()
+    draws = [quiet, *(replace(d, noise=0.01 * i, noise_seed=i, coloured=i == 3) for i, d in enumerate(noisy, start=1))]
+    noise = _noise(draws, 96, CPU)
+    assert noise.shape == (2, 4, 3, 96, 96)
+    assert not noise[:, 0].any()
     for i, draw in enumerate(draws[1:], start=1):
-        rows, columns = (len(a.positions) + 1 for a in draw.axes)
-        own = white[:, i, :, :rows, :columns]
+        rows, columns = (len(a.positions) for a in draw.axes)
+        own = noise[:, i, :, :rows, :columns]
         assert own.std().item() == pytest.approx(0.01 * i, rel=0.1)
-        assert abs(own.mean().item()) < 4 * 0.01 * i / np.sqrt(own.numel())
-        assert own.abs().min() > 0
-        assert white[:, i].count_nonzero() == own.numel()
+        assert abs(own.mean().item()) < 8 * 0.01 * i / np.sqrt(own.numel())
+        assert noise[:, i].count_nonzero() == own.numel()
+        neighbour = np.corrcoef(own[..., 1:].flatten(), own[..., :-1].flatten())[0, 1]
+        assert neighbour == pytest.approx(0.5 if draw.coloured else 0.0, abs=0.1)
 
 
 def test_contrast_is_that_of_the_formula():
