@@ -45,7 +45,7 @@ from medsr.training.draws import Source, draw_batch
 from medsr.training.ema import start_ema, update_ema
 from medsr.training.learner import Learner, stage_loss, start_learner, take_step
 from medsr.training.networks import PARTS, Networks, new_networks
-from medsr.training.setup import Stage, TrainingConfig, data_root, load_sources
+from medsr.training.setup import Stage, TrainingConfig, data_root, load_sources, training_rows
 from medsr.training.state import State
 from medsr.training.team import Team
 from medsr.transforms import LoadVolumed, Normalised
@@ -266,7 +266,8 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=Path(__file__).parent.parent / "docs" / "results")
     chosen = parser.parse_args()
     config = load_config(config_path("base.yaml"), TrainingConfig)
-    sources = phantoms(config.mr_share) if chosen.synthetic else load_sources(data_root() / config.data, config)
+    root = data_root() / config.data
+    sources = phantoms(config.mr_share) if chosen.synthetic else load_sources(root, training_rows(root), config)
     training = prepared(config, chosen.part, chosen.batch, sources, chosen.device)
     row = measure(training, chosen.steps, "2 phantoms" if chosen.synthetic else f"{len(sources)} scans")
     path = chosen.results / "training.json"

@@ -53,7 +53,7 @@ def train_command(
         networks = starting_networks(config, init)
         state = train(
             config,
-            load_sources(root, config),
+            load_sources(root, rows, config),
             rows,
             folder,
             networks=networks,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Self, cast, get_args
 
@@ -110,9 +111,8 @@ def validation_rows(root: Path) -> list[dict[str, str]]:
     return _rows(root, "val")
 
 
-def load_sources(root: Path, config: TrainingConfig) -> list[Source]:
-    """Read, normalise and cache every training volume through MONAI. Raises as ``training_rows``."""
-    rows = training_rows(root)
+def load_sources(root: Path, rows: Sequence[dict[str, str]], config: TrainingConfig) -> list[Source]:
+    """Read, normalise and cache the volumes of rows such as ``training_rows`` gives, through MONAI."""
     items = [{"image": str(root / r["file"]), "modality": r["modality"]} for r in rows]
     dataset = CacheDataset(
         items, Compose([LoadVolumed("image"), Normalised("image")]), cache_rate=1.0, num_workers=2, progress=False
@@ -124,7 +124,7 @@ def load_sources(root: Path, config: TrainingConfig) -> list[Source]:
     ]
 
 
-def sample_weights(rows: list[dict[str, str]], config: TrainingConfig) -> list[float]:
+def sample_weights(rows: Sequence[dict[str, str]], config: TrainingConfig) -> list[float]:
     """Chance of each volume: a person with n volumes counts n ** 0.3 times, a phantom less; modalities as configured.
 
     Who is one person: the column person, else ``config.same_person``, else the subject. One modality alone gets all.

@@ -214,7 +214,8 @@ def test_volumes_come_in_normalised_with_what_index_and_header_say(tmp_path):
         row(file=scan(tmp_path, "mr.nii.gz"), subject="m", native="native/smooth/band-limited"),
         row(file=scan(tmp_path, "ct.nii.gz", ct=True, spacing=(1.0, 2.5, 1.25), shape=(24, 18, 20)), modality="CT"),
     ]
-    mr, ct = load_sources(index(tmp_path, *rows), config())
+    root = index(tmp_path, *rows)
+    mr, ct = load_sources(root, training_rows(root), config())
     assert (mr.modality, ct.modality) == ("MR", "CT")
     assert mr.sharpness == ("native", "smooth", "band-limited")
     assert ct.sharpness == NATIVE
@@ -236,7 +237,8 @@ def test_thin_volumes_and_those_smaller_than_a_patch_make_samples(tmp_path, shap
     rows = [
         row(file=scan(tmp_path, f"{m}.nii", shape=shape, ct=m == "CT"), subject=m, modality=m) for m in ("MR", "CT")
     ]
-    sources = load_sources(index(tmp_path, *rows), config())
+    root = index(tmp_path, *rows)
+    sources = load_sources(root, training_rows(root), config())
     batch = make_batch(sources, 0, size=8, patch=48, context=1, seed=0, device=torch.device("cpu"))
     for tensor in (batch.u, batch.x, batch.mask):
         assert torch.isfinite(tensor).all()
