@@ -65,8 +65,7 @@ def train(
             )
     out.mkdir(parents=True, exist_ok=True)
     state = team.share(lambda: first_state(config, sources, out, start, report))
-    for name, weights in state.weights.items():
-        networks.part(name).load_state_dict(weights)
+    restore(networks, state, config)
     networks.to(team.device)
     record = None
     if team.leads:
@@ -90,7 +89,9 @@ def first_state(
     path = out / "state.pt"
     if path.exists():
         state = load_state(path)
-        report(f"resuming stage {state.stage + 1} of {len(config.stages)} at step {state.step}")
+        over = state.stage >= len(config.stages)
+        where = f"stage {state.stage + 1} of {len(config.stages)} at step {state.step}"
+        report("every stage is done already" if over else f"resuming {where}")
         return state
     if start is None:
         scale, left = fit_residual_scale(sources, config)
@@ -99,6 +100,22 @@ def first_state(
     spent = start.training
     minutes, steps = dict(spent.get("minutes", {})), dict(spent.get("steps", {}))
     return State(0, 0, 0.0, {}, [], None, start.residual_scale, minutes, steps)
+
+
+def restore(networks: Networks, state: State, config: TrainingConfig) -> None:
+    """The weights of a state into the networks. Raises ConfigError when it is of another configuration."""
+    try:
+        for name, weights in state.weights.items():
+            networks.part(name).load_state_dict(weights)
+        if state.average:
+            under_way = networks.part(config.stages[state.stage].part).parameters()
+            if [a.shape for a in state.average] != [p.shape for p in under_way]:
+                raise ValueError("another part is under way")
+    except (RuntimeError, ValueError, IndexError) as error:
+        raise ConfigError(
+            "state.pt in the folder of the run is of another network or other stages than the configuration; give "
+            "another --out, or delete it to start again"
+        ) from error
 
 
 def run_stages(state: State, run: Run, *, deadline: float, has_sampler: bool) -> bool:

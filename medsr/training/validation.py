@@ -201,7 +201,7 @@ def psnr(case: Case, image: Array) -> float:
 
 def table(scores: Sequence[Score]) -> str:
     """One line a checkpoint: means over its cases, and the gain over linear MMSE under each protocol."""
-    protocols = list(dict.fromkeys(score.protocol for score in scores))
+    protocols = sorted({score.protocol for score in scores})
     lines = ["PSNR and gains in dB; by protocol: gain over linear MMSE"]
     lines.append("  ".join([f"{'checkpoint':<20}", " PSNR", "over cubic", "over linear", *protocols]))
     for name in sorted({score.checkpoint for score in scores}):

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from click.testing import CliRunner
 
 from medsr import resources
 from medsr.card import ModelCard, NetworkSpec, read_card
+from medsr.cli import cli
 from medsr.diffusion.model import load_model
 from medsr.errors import ConfigError, ModelError
 from medsr.training import residual
@@ -136,6 +138,13 @@ def test_the_network_comes_with_the_weights_unless_the_configuration_says_anothe
 def test_validation_needs_a_checkpoint(tmp_path, data, config_path):
     with pytest.raises(ConfigError, match="no checkpoint in"):
         validate_command(config_path, tmp_path / "run", (), report=print)
+
+
+@pytest.mark.parametrize("option", [("--dry-run",), ("--init", "medsr-base"), ("--max-minutes", "1")])
+def test_validation_trains_nothing(config_path, option):
+    done = CliRunner().invoke(cli, ["train", str(config_path), "--validate", *option])
+    assert done.exit_code == 2
+    assert "--validate trains nothing" in done.output
 
 
 @pytest.mark.parametrize("name", ["base.yaml", "finetune.yaml"])

@@ -98,7 +98,8 @@ def test_time_that_is_up_ends_the_run_and_a_repeat_goes_on(tmp_path, sources):
     assert "resuming" in lines[0]
     assert state.steps == {"mean": 2}
     # once more does nothing, and keeps the weights
-    again, same, _ = run(plan, sources, tmp_path)
+    again, same, lines = run(plan, sources, tmp_path)
+    assert lines[0] == "every stage is done already"
     assert again.steps == {"mean": 2}
     assert all(torch.equal(v, weights(same)[k]) for k, v in weights(networks).items() if k.startswith("mean"))
 
@@ -197,6 +198,23 @@ def test_every_process_needs_a_sample(tmp_path, sources):
         )
 
 
+@pytest.mark.parametrize(
+    "other",
+    [
+        config(stage("mean", 4), network=TINY.model_copy(update={"width": 64})),
+        config(stage("variance", 4)),
+        config(),
+    ],
+)
+def test_a_state_of_another_configuration_is_refused(tmp_path, monkeypatch, sources, other):
+    with monkeypatch.context() as patched:
+        kill_at(patched, 2)
+        with pytest.raises(KilledError):
+            run(config(stage("mean", 4), save_every_minutes=0.0), sources, tmp_path)
+    with pytest.raises(ConfigError, match=r"another network or other stages.*another --out"):
+        run(other, sources, tmp_path)
+
+
 def test_a_damaged_state_is_named(tmp_path, sources):
     (tmp_path / "state.pt").write_bytes(b"half a file")
     with pytest.raises(ConfigError, match=r"state\.pt is damaged.*delete it"):
@@ -211,4 +229,4 @@ def test_a_loss_that_is_not_finite_moves_nothing(tmp_path, monkeypatch, sources)
     before = SliceNetwork(TINY, mean_channels(1), FEATURES).state_dict()
     _, networks, _ = run(config(stage("mean", 2)), sources, tmp_path)
     for name, tensor in networks.mean.state_dict().items():
-        torch.testing.assert_close(tensor, before[name])
+        assert torch.equal(tensor, before[name])
