@@ -40,7 +40,7 @@ def parse_profile(text: str) -> tuple[Kind, float]:
 
 
 def profile_matrices(
-    kind: Tensor,
+    kind: Kind,
     width: Tensor,
     positions: Tensor,
     factor: Tensor,
@@ -48,12 +48,12 @@ def profile_matrices(
     periods: Tensor,
     inside: Tensor | None = None,
 ) -> Tensor:
-    """Rows that average a fine axis of ``n`` voxels into coarse samples, for a batch of axes.
+    """Rows that average a fine axis of ``n`` voxels into coarse samples, for a batch of axes of one kind.
 
-    kind: (B,) indices into KINDS. width: (B,) in units of the coarse spacing. positions: (B, L) centres of the coarse
-    samples in fine index coordinates. factor: (B,) coarse over fine spacing. periods: (B, 2) number of fine and coarse
-    voxels on the whole axis, used by ``sinc``. inside: (B, n) marks the fine voxels that exist (default: all).
-    Returns (B, L, n).
+    width: (B,) in units of the coarse spacing. positions: (B, L) centres of the coarse samples in fine index
+    coordinates. factor: (B,) coarse over fine spacing. periods: (B, 2) number of fine and coarse voxels on the whole
+    axis, used by ``sinc``. inside: (B, n) marks the fine voxels that exist (default: all). Returns (B, L, n); a GPU is
+    never waited for.
 
     ``sinc`` is the k-space crop: the Dirichlet kernel of ``periods[1]`` modes on a circle of ``periods[0]`` voxels,
     the Nyquist bin split evenly; its rows sum to 1. The others are integrals of the profile over each fine voxel, and
@@ -61,18 +61,10 @@ def profile_matrices(
     is not periodic: tilting a k-space crop would only break the orthogonality of its rows.)
     """
     d = torch.arange(n, dtype=positions.dtype, device=positions.device) - positions[:, :, None]
-    scaled = (width * factor)[:, None, None]
-    rows = torch.zeros_like(d)
-    for code in kind.unique().tolist():
-        of_kind = kind == code
-        rows[of_kind] = _profile(KINDS[code], d[of_kind], scaled[of_kind], periods[of_kind])
+    rows = _profile(kind, d, (width * factor)[:, None, None], periods)
     if inside is not None:
         rows = rows * inside[:, None, :]
-    only_sum = (kind == KINDS.index("sinc"))[:, None]
-    alone = _in_one_voxel(rows, d) & ~only_sum
-    if bool(alone.any()):
-        rows = torch.where(alone[..., None], _between_voxels(d, inside), rows)
-    return _tilted(rows, d, only_sum)
+    return rows / rows.sum(-1, keepdim=True) if kind == "sinc" else _tilted(rows, d, inside)
 
 
 def _profile(kind: Kind, d: Tensor, width: Tensor, periods: Tensor) -> Tensor:
@@ -103,18 +95,6 @@ def _dirichlet(d: Tensor, n_fine: Tensor, n_coarse: Tensor) -> Tensor:
     return torch.where(near, n_coarse.expand_as(kernel), kernel) / n_fine
 
 
-def _moments(rows: Tensor, d: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Sums of w, w d and w d^2, and where they leave no room for a tilt: (B, L) each."""
-    s0, s1, s2 = rows.sum(-1), (rows * d).sum(-1), (rows * d * d).sum(-1)
-    return s0, s1, s2, (s0 * s2 - s1 * s1).abs() < 1e-6 * s0.abs().clamp_min(1e-12)
-
-
-def _in_one_voxel(rows: Tensor, d: Tensor) -> Tensor:
-    """(B, L): profiles that see one voxel off its centre, or none: no tilt can make them carry a ramp."""
-    s0, s1, _, flat = _moments(rows, d)
-    return flat & ((s1.abs() > 1e-6 * s0.abs()) | (s0.abs() < 1e-12))
-
-
 def _between_voxels(d: Tensor, inside: Tensor | None) -> Tensor:
     """Linear interpolation, with so faint a tail that the tilt has a second voxel beyond the last one too."""
     near = (1 - d.abs()).clamp_min(0) + 1e-3 / (1 + d.square()).square()
@@ -123,14 +103,26 @@ def _between_voxels(d: Tensor, inside: Tensor | None) -> Tensor:
     return near / near.sum(-1, keepdim=True)
 
 
-def _tilted(rows: Tensor, d: Tensor, only_sum: Tensor) -> Tensor:
-    """Rows times (a + b d) with ``sum w (a + b d) = 1`` and, save where ``only_sum``, ``sum w (a + b d) d = 0``."""
+def _tilted(rows: Tensor, d: Tensor, inside: Tensor | None) -> Tensor:
+    """Rows ``w (a + b d)`` with ``sum w (a + b d) = 1`` and ``sum w (a + b d) d = 0``.
+
+    A profile that sees one voxel off its centre, or none, cannot be tilted: its row is linear interpolation.
+    """
     s0, s1, s2, flat = _moments(rows, d)
-    det = s0 * s2 - s1 * s1
-    flat = flat | only_sum
-    a = torch.where(flat, 1 / s0, s2 / torch.where(flat, torch.ones_like(det), det))
-    b = torch.where(flat, torch.zeros_like(s1), -s1 / torch.where(flat, torch.ones_like(det), det))
+    alone = flat & ((s1.abs() > 1e-6 * s0.abs()) | (s0.abs() < 1e-12))
+    rows = torch.where(alone[..., None], _between_voxels(d, inside), rows)
+    s0, s1, s2, flat = _moments(rows, d)
+    det = torch.where(flat, torch.ones_like(s0), s0 * s2 - s1 * s1)
+    a = torch.where(flat, 1 / s0, s2 / det)
+    b = torch.where(flat, torch.zeros_like(s1), -s1 / det)
     return rows * (a[..., None] + b[..., None] * d)
+
+
+def _moments(rows: Tensor, d: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Sums of w, w d and w d^2, and where they leave no room for a tilt: (B, L) each."""
+    tilted = rows * d
+    s0, s1, s2 = rows.sum(-1), tilted.sum(-1), (tilted * d).sum(-1)
+    return s0, s1, s2, (s0 * s2 - s1 * s1).abs() < 1e-6 * s0.abs().clamp_min(1e-12)
 
 
 def mmse_matrices(A: Tensor, positions: Tensor, valid: Tensor, lam: Tensor, correlation: float = CORRELATION) -> Tensor:
@@ -151,14 +143,13 @@ def mmse_matrices(A: Tensor, positions: Tensor, valid: Tensor, lam: Tensor, corr
     S = A @ CAt + torch.diag_embed(lam[:, None] * keep + (1 - keep))
     centre = (n - 1) / 2
     P = torch.stack([torch.ones_like(index), (index - centre) / n], dim=-1)
-    P_l = torch.stack([keep, keep * (positions - centre) / n], dim=-1)
-    single = keep.sum(1) < 2  # a single sample cannot carry a ramp
-    P_l = torch.where(single[:, None, None] & torch.tensor([False, True], device=A.device), torch.zeros_like(P_l), P_l)
-    W = torch.linalg.inv(S)
+    single = (keep.sum(1) < 2).to(A.dtype)  # a single sample cannot carry a ramp
+    P_l = torch.stack([keep, (1 - single)[:, None] * keep * (positions - centre) / n], dim=-1)
+    W = torch.linalg.inv_ex(S).inverse  # _ex: a GPU need not be waited for to hear that no matrix was singular
     WP = W @ P_l
-    gram = P_l.mT @ WP + torch.diag_embed(single[:, None] * torch.tensor([0.0, 1.0], dtype=A.dtype, device=A.device))
+    gram = P_l.mT @ WP + torch.diag_embed(torch.stack([torch.zeros_like(single), single], dim=-1))
     R = CAt @ W
-    trend = torch.linalg.solve(gram, WP.mT)
+    trend = torch.linalg.solve_ex(gram, WP.mT).result
     estimate: Tensor = (R + (P - R @ P_l) @ trend) * keep[:, None, :]
     return estimate
 
@@ -193,7 +184,7 @@ def make_axis(n_fine: int, n_coarse: int, first: float, factor: float, kind: Kin
     positions = first + factor * torch.arange(n_coarse, dtype=torch.float64)
     one = torch.ones(1, dtype=torch.float64)
     matrix = profile_matrices(
-        torch.tensor([KINDS.index(kind)]),
+        kind,
         one * width,
         positions[None],
         one * factor,
@@ -327,6 +318,6 @@ def interpolate(y: Tensor, source: Geometry, target: Geometry, kind: Interpolati
     step, first = source.index_of(target)
     for a in range(3):
         where = first[a] + step[a] * np.arange(target.shape[a])
-        if len(where) != source.shape[a] or np.abs(where - np.arange(len(where))).max() > 1e-4:
+        if len(where) != source.shape[a] or np.abs(where - np.arange(len(where))).max() > 1e-9:
             y = along(y, interpolation_matrix(kind, source.shape[a], where), a)
     return y

@@ -216,7 +216,6 @@ def test_batched_matrices_are_those_of_single_axes(kind):
     """A batch of axes of different length in one window, as training uses them, against one axis at a time."""
     sizes = [(30, 10, 1.0), (24, 11, 1.3), (30, 26, 0.8)]
     window, rows = 30, 26
-    code = torch.full((3,), KINDS.index(kind))
     positions = torch.zeros(3, rows, dtype=torch.float64)
     inside = torch.zeros(3, window, dtype=torch.float64)
     axes = []
@@ -227,7 +226,7 @@ def test_batched_matrices_are_those_of_single_axes(kind):
     width = torch.tensor([w for _, _, w in sizes], dtype=torch.float64)
     factor = torch.tensor([a / b for a, b, _ in sizes], dtype=torch.float64)
     periods = torch.tensor([[a, b] for a, b, _ in sizes], dtype=torch.float64)
-    made = profile_matrices(code, width, positions, factor, window, periods, inside)
+    made = profile_matrices(kind, width, positions, factor, window, periods, inside)
     assert made.shape == (3, rows, window)
     for i, (n_fine, n_coarse, _) in enumerate(sizes):
         torch.testing.assert_close(made[i, :n_coarse, :n_fine], axes[i].matrix)

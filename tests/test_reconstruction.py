@@ -25,8 +25,8 @@ from medsr.passes import Pass
 from medsr.plan import Plan, Request, make_plan
 from medsr.reconstruction import NOISY, UNKNOWN_WEIGHT, PassResult, _linear, run_pass, weight_of_consistency
 from medsr.runner import Runner
-from medsr.training.data import _degraded, _fine_window
-from medsr.training.draws import Source, draw_sample
+from medsr.training.data import batch_of_draws
+from medsr.training.draws import Contrast, Source, draw_sample
 
 CARD = ModelCard(
     name="tiny",
@@ -84,12 +84,12 @@ def test_the_networks_are_told_in_use_what_they_were_told_in_training(kind):
     array = np.repeat(plane[:, :, None].clip(0.15, None), 5, axis=2).astype(np.float32)
     source = Source(array, (1.0, 1.25, 4.0), ("native",) * 3, 2, "MR", "someone", 1.0)
     while True:
-        draw = replace(draw_sample([source], rng, patch=96, context=1), noise=0.0)
+        draw = replace(draw_sample([source], rng, patch=96, context=1), noise=0.0, contrast=Contrast())
         scaled = [a for a in draw.axes if a.factor > 1]
         known = not draw.unknown and draw.axes[0].resample == 1
         if known and all(a.true[0] == code for a in scaled) and draw.voxels.shape[1:] == (72, 60):
             break
-    batch = _degraded(_fine_window(draw, CPU)[None], [draw], 96, torch.Generator().manual_seed(0))
+    batch = batch_of_draws([draw], 96, CPU)
 
     voxels = np.repeat(draw.voxels[1][:, :, None], 5, axis=2)
     fine = Geometry(voxels.shape, np.diag([1.0, 1.25, 4.0, 1.0]))

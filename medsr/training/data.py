@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medsr.degradation import KINDS, Kind, mmse_matrices, profile_matrices
+from medsr.degradation import KINDS, mmse_matrices, profile_matrices
 from medsr.diffusion.conditions import (
     FOREGROUND,
     ScanStatistics,
@@ -177,7 +177,7 @@ def _enlarged(draws: Sequence[Draw], which: Sequence[int], samples: _Samples, ax
     at = _on(device, which, torch.int64)
     pixel, width = samples.resample[at], samples.antialias[at]
     operators = [
-        _of_kind(
+        profile_matrices(
             "gauss",
             width,
             _spaced(axes.source_first[axis, at], pixel, axes.size[axis, at], side),
@@ -214,7 +214,7 @@ def _operators(draws: Sequence[Draw], axes: _Axes, side: int) -> tuple[Tensor, T
     )
     runs = zip(*(values.split([length for _, length in kinds]) for values in per_row), strict=True)
     matrices = [
-        _of_kind(KINDS[kind], width, positions, factor, side, periods, inside)
+        profile_matrices(KINDS[kind], width, positions, factor, side, periods, inside)
         for (kind, _), (width, positions, factor, periods, inside) in zip(kinds, runs, strict=True)
     ]
     true, told = torch.cat(matrices)[which].unflatten(0, (2, 2, -1))
@@ -247,14 +247,6 @@ def _spaced(first: Tensor, spacing: Tensor, count: Tensor, n: int) -> Tensor:
     """(..., n) equally spaced positions; those from ``count`` on repeat the last."""
     index = torch.minimum(torch.arange(n, device=first.device), count[..., None] - 1)
     return first[..., None] + spacing[..., None] * index
-
-
-def _of_kind(
-    kind: Kind, width: Tensor, positions: Tensor, factor: Tensor, n: int, periods: Tensor, inside: Tensor
-) -> Tensor:
-    """``profile_matrices`` of axes of one kind."""
-    kinds = torch.full((len(width),), KINDS.index(kind), device=width.device)
-    return profile_matrices(kinds, width, positions, factor, n, periods, inside)
 
 
 def _both_axes(operators: Iterable[Tensor], x: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from medsr.degradation import KINDS, along, mmse_matrices
 from medsr.diffusion.conditions import FOREGROUND, estimate_noise, gradient_rms, noise_over_signal
@@ -89,6 +90,51 @@ def test_a_batch_drawn_ahead_is_the_batch(sources):
         found, expected = batch_of_draws(drawn[step], 48, CPU), batch(sources, step=step)
         for name, tensor in vars(expected).items():
             assert torch.equal(getattr(found, name), tensor), name
+
+
+class Waits(TorchDispatchMode):
+    """Notes operations after which a host must wait for its GPU: their result is a value, or a shape, on the host."""
+
+    NAMES = frozenset({"_local_scalar_dense", "_linalg_check_errors", "nonzero", "masked_select", "_unique2", "equal"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        chosen_by_flags = name in ("index", "index_put", "index_put_", "_index_put_impl_") and any(
+            index is not None and index.dtype == torch.bool for index in args[1]
+        )
+        if name in self.NAMES or chosen_by_flags:
+            self.seen.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+def test_the_host_never_waits_for_the_device(sources):
+    draws = draw_batch(sources, 0, size=8, patch=48, context=1, seed=0)
+    assert any(d.noise for d in draws)
+    assert any(d.axes[0].resample > 1 for d in draws)
+    with Waits() as waits:
+        batch_of_draws(draws, 48, CPU)
+    assert waits.seen == []
+
+
+@pytest.mark.parametrize(
+    "wait",
+    [
+        lambda x: x.sum().item(),
+        lambda x: bool((x > 0).any()),
+        lambda x: x[x[:, 0] > 0],
+        lambda x: x.unique(),
+        torch.linalg.inv,
+        lambda x: torch.linalg.solve(x, x),
+    ],
+)
+def test_a_wait_is_noticed(wait):
+    with Waits() as waits:
+        wait(torch.eye(3))
+    assert waits.seen
 
 
 def whole_axes() -> Source:
