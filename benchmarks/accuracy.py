@@ -221,6 +221,8 @@ def load_rows(path: Path) -> list[Row]:
 def append(path: Path, row: Row) -> None:
     """One row more, on the disk before the next is begun."""
     names = [f.name for f in fields(Row)]
+    if path.exists() and path.read_text(encoding="utf-8").splitlines()[:1] != [",".join(names)]:
+        raise SystemExit(f"{path} has other columns; delete it, and its rows are made again")
     is_new = not path.exists()
     with path.open("a", newline="") as stream:
         writer = csv.DictWriter(stream, names, lineterminator="\n")

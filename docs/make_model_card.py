@@ -21,6 +21,7 @@ from medsr.card import ModelCard, model_path, read_card
 from medsr.diffusion.model import save_model
 
 RESULTS = Path(__file__).parent / "results"
+ATTRIBUTIONS = Path(__file__).parent / "attributions.csv"  # of every data set that the packaged models learnt from
 BASELINES = ("cubic", "zero-fill", "cubic + consistency", "linear MMSE")
 
 
@@ -93,7 +94,9 @@ def render(card: ModelCard, size: int) -> str:
         "## Known failures",
         _failures(),
         "## Training data",
-        "Volumes of the split `train` whose licences allow derived works. No scan is part of the package.",
+        "All volumes of the split `train`; their licences allow derived works. Volumes with non-commercial, share-alike, "
+        "unclear or unverified terms, and head collections that may be under limited access, were kept out, as were "
+        "the subjects of `val` and `test`. No scan is part of the package. DOIs are given as the sources state them.",
         _data(card.training.get("data", [])),
     ]
     return "\n\n".join(parts) + "\n"
@@ -125,11 +128,19 @@ def _failures() -> str:
 
 
 def _data(rows: list[dict[str, str]]) -> str:
+    """One line a data set, with whom to credit (docs/attributions.csv)."""
+    with ATTRIBUTIONS.open(newline="", encoding="utf-8") as stream:
+        credit: dict[str, tuple[list[str], str]] = {}
+        for row in csv.DictReader(stream):
+            sources, _ = credit.setdefault(row["dataset"], ([], row["citation"]))
+            sources.append(row["source"])
     count: dict[tuple[str, str, str], int] = defaultdict(int)
     for row in rows:
         count[row["dataset"], row["modality"], row["licence"]] += 1
-    lines = ["| data set | modality | volumes | licence |", "|---|---|---|---|"]
-    lines += [f"| {d} | {m} | {n} | {licence} |" for (d, m, licence), n in sorted(count.items())]
+    lines = ["| data set | modality | volumes | licence | credit | taken from |", "|---|---|---|---|---|---|"]
+    for (dataset, modality, licence), n in sorted(count.items()):
+        sources, citation = credit[dataset]
+        lines.append(f"| {dataset} | {modality} | {n} | {licence} | {citation} | {', '.join(sources)} |")
     return "\n".join(lines)
 
 
