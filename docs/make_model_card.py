@@ -94,9 +94,9 @@ def render(card: ModelCard, size: int) -> str:
         "## Known failures",
         _failures(),
         "## Training data",
-        "All volumes of the split `train`; their licences allow derived works. Volumes with non-commercial, share-alike, "
-        "unclear or unverified terms, and head collections that may be under limited access, were kept out, as were "
-        "the subjects of `val` and `test`. No scan is part of the package. DOIs are given as the sources state them.",
+        "All volumes of the split `train`; their licences allow derived works. Volumes with non-commercial, "
+        "share-alike, unclear or unverified terms, and head collections that may be under limited access, were kept "
+        "out, as were the subjects of `val` and `test`. No scan is part of the package. DOIs were not looked up.",
         _data(card.training.get("data", [])),
     ]
     return "\n\n".join(parts) + "\n"
