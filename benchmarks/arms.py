@@ -212,7 +212,7 @@ class Run:
 
     def residual_scale(self, batch: Batch) -> Tensor:
         """(B,) expected size of the residual."""
-        return batch.gradient * residual_scale(batch.conditions, self.scale)
+        return residual_scale(batch.gradient, batch.conditions, self.scale)
 
     def estimate(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Estimated and true residual, normalised."""

@@ -114,7 +114,7 @@ class Training:
         done("draw")
         batch = batch_of_draws(draws, c.patch, self.device)
         done("make")
-        return Lesson(batch, batch.gradient * residual_scale(batch.conditions, self.scale))
+        return Lesson(batch, residual_scale(batch.gradient, batch.conditions, self.scale))
 
     def learn(self, lesson: Lesson, step: int, average: list[torch.Tensor]) -> None:
         """Everything that follows the batch."""

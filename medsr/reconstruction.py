@@ -137,7 +137,7 @@ def _told(plane: Plane, A: Degradation, step: Pass, statistics: ScanStatistics, 
         torch.tensor([distance]),
         statistics,
     ).float()
-    scale = statistics.gradient * residual_scale(conditions, runner.model.card.residual_scale)
+    scale = residual_scale(statistics.gradient, conditions, runner.model.card.residual_scale)
     return Told(plane, conditions, scale)
 
 

@@ -21,6 +21,7 @@ TOLD_KINDS = ("sinc", "gauss", "box")
 NOISE_QUANTILE = 0.1  # the quietest blocks hold noise and little else
 NOISE_QUANTILE_BIAS = 0.75  # mean absolute value in the quietest tenth of 6 x 6 blocks of white noise over that of all
 NOISE_BLOCK = 6
+SMALLEST_RESIDUAL = 1e-4  # normalised units: 0.2 HU
 STATISTICS_PAIRS = 24  # of neighbouring slices, evenly spaced
 FOREGROUND = 0.08  # normalised units: above air, below tissue (MR and CT alike)
 DETAIL_SIGMA = 2.0  # pixels; what is finer is shown to the network in units of the expected residual
@@ -147,10 +148,15 @@ def condition_vector(
     return torch.cat(columns, dim=1)
 
 
-def residual_scale(conditions: Tensor, coefficients: Sequence[float]) -> Tensor:
-    """Expected standard deviation of the residual, in units of the gradient of u: (B,). See ``residual_features``."""
+def residual_scale(gradient: Tensor, conditions: Tensor, coefficients: Sequence[float]) -> Tensor:
+    """Expected standard deviation of the residual in normalised units, (B,). See ``residual_features``.
+
+    gradient: (B,) root mean square of u's first differences. At least SMALLEST_RESIDUAL: a flat patch would otherwise
+    show the networks its rounding errors, greatly enlarged.
+    """
     weights = torch.tensor(coefficients, dtype=torch.float64, device=conditions.device)
-    return (residual_features(conditions) @ weights).clamp(-6, 3).exp().to(conditions.dtype)
+    relative = (residual_features(conditions) @ weights).clamp(-6, 3).exp().to(conditions.dtype)
+    return (gradient * relative).clamp_min(SMALLEST_RESIDUAL)
 
 
 def residual_features(conditions: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ from medsr.diffusion.conditions import (
 )
 from medsr.training.draws import MARGIN, AxisDraw, Draw, Source, draw_batch
 
-__all__ = ["Batch", "Source", "batch_of_draws", "make_batch"]
+__all__ = ["Batch", "Source", "batch_of_draws", "make_batch", "scan_of_draws"]
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,21 @@ def batch_of_draws(draws: Sequence[Draw], patch: int, device: torch.device) -> B
     samples, axes = _Samples.of(draws, device), _Axes.of(draws, device)
     x = _contrast(_fine_windows(draws, samples, axes, side), samples)
     true, told = _operators(draws, axes, side)
-    return _degraded(x, true, told, _noise(draws, side, device), samples, axes, patch)
+    y = _noisy(_both_axes(true, x), _noise(draws, side, device), samples.is_ct)
+    return _degraded(x, y, told, samples, axes, patch)
+
+
+def scan_of_draws(draws: Sequence[Draw], patch: int, device: torch.device) -> Tensor:
+    """(B, 1, P, P) the scan that the batch of the same draws is estimated from, each pixel its nearest sample."""
+    side = patch + 2 * MARGIN
+    samples, axes = _Samples.of(draws, device), _Axes.of(draws, device)
+    x = _contrast(_fine_windows(draws, samples, axes, side), samples)
+    y = _noisy(_both_axes(_operators(draws, axes, side)[0], x), _noise(draws, side, device), samples.is_ct)
+    pixel = axes.offset[..., None] + torch.arange(patch, device=device)
+    nearest = ((pixel - axes.first[..., None]) / axes.factor[..., None]).round().clamp_min(0)
+    rows, columns = torch.minimum(nearest, axes.count[..., None] - 1).long()
+    sample = torch.arange(len(y), device=device)[:, None, None]
+    return y[sample, y.shape[1] // 2, rows[:, :, None], columns[:, None, :]][:, None]
 
 
 # --- from the host to the device --------------------------------------------------------------------------------
@@ -283,14 +297,12 @@ def _noisy(y: Tensor, noise: Tensor, is_ct: Tensor) -> Tensor:
     return torch.where(is_ct[:, None, None, None] > 0, real, torch.hypot(real, imaginary))
 
 
-def _degraded(
-    x: Tensor, true: Tensor, told: Tensor, noise: Tensor, samples: _Samples, axes: _Axes, patch: int
-) -> Batch:
-    """The scan of fine windows x (B, S, W, W), its linear estimate, and what the scan shows of itself."""
+def _degraded(x: Tensor, y: Tensor, told: Tensor, samples: _Samples, axes: _Axes, patch: int) -> Batch:
+    """The linear estimate of y, the scan of fine windows x, (B, S, W, W) each, and what the scan shows of itself."""
     centre, factors = x.shape[1] // 2, axes.factor.T
     sampled = _up_to(x.shape[-1], axes.count)
     valid = (sampled[0, :, :, None] & sampled[1, :, None, :])[:, None].float()
-    y = _noisy(_both_axes(true, x), noise, samples.is_ct) * valid
+    y = y * valid
     middle = y[:, centre : centre + 1]
     foreground = valid * (middle > FOREGROUND)
     seen_noise = estimate_noise(middle, valid)

@@ -184,7 +184,7 @@ def lesson_maker(run: Run, stage: Stage, scale: Sequence[float], seed: int) -> C
             device=run.team.device,
             share=(run.team.rank, run.team.processes),
         )
-        return Lesson(batch, batch.gradient * residual_scale(batch.conditions, scale))
+        return Lesson(batch, residual_scale(batch.gradient, batch.conditions, scale))
 
     return make
 

@@ -12,7 +12,8 @@ from medsr.diffusion.denoiser import denoise_slices, mean_and_variance, mean_ima
 from medsr.diffusion.sampler import sample_heun
 from medsr.diffusion.schedule import karras
 from medsr.image.render import Picture, contact_sheet, display_window, render_slice, stack_sheets
-from medsr.training.data import Batch, Source, make_batch
+from medsr.training.data import Batch, Source, batch_of_draws, scan_of_draws
+from medsr.training.draws import draw_batch
 from medsr.training.networks import Networks
 from medsr.training.setup import TrainingConfig
 
@@ -33,21 +34,15 @@ def preview(
     device: torch.device,
     dtype: torch.dtype | None,
 ) -> Picture:
-    """A row for each sample: linear estimate, mean, sample if wanted, truth, error of the mean times ERROR_GAIN.
+    """A row for each sample: scan, linear estimate, mean, sample if wanted, truth, error of the mean times ERROR_GAIN.
 
     scale: coefficients of the residual's scale.
     """
-    batch = make_batch(
-        sources,
-        0,
-        size=SAMPLES,
-        patch=config.patch,
-        context=config.context,
-        seed=config.seed + SEED,
-        device=device,
-    )
-    size = batch.gradient * residual_scale(batch.conditions, scale)
-    images = estimates(networks, batch, size, with_sample=with_sample, dtype=dtype)
+    draws = draw_batch(sources, 0, size=SAMPLES, patch=config.patch, context=config.context, seed=config.seed + SEED)
+    batch = batch_of_draws(draws, config.patch, device)
+    size = residual_scale(batch.gradient, batch.conditions, scale)
+    images = {"scan": scan_of_draws(draws, config.patch, device)}
+    images |= estimates(networks, batch, size, with_sample=with_sample, dtype=dtype)
     truth = batch.x * batch.mask
     rows = []
     for i in range(SAMPLES):

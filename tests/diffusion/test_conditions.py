@@ -14,6 +14,7 @@ from medsr.degradation import CORRELATION
 from medsr.diffusion.conditions import (
     FEATURES,
     FOREGROUND,
+    SMALLEST_RESIDUAL,
     TOLD_KINDS,
     ScanStatistics,
     condition_vector,
@@ -212,10 +213,14 @@ def test_residual_scale_is_log_linear(scale):
     """The first regressor is constant: with it alone the scale is exp of its coefficient, for every sample."""
     made = conditions()
     coefficients = (scale,) + (0.0,) * (residual_features(made).shape[1] - 1)
-    assert residual_scale(made, coefficients).tolist() == pytest.approx([math.exp(scale)] * 3, rel=1e-5)
+    gradient = torch.tensor([0.1, 1.0, 2.0])
+    expected = [math.exp(scale) * g for g in gradient.tolist()]
+    assert residual_scale(gradient, made, coefficients).tolist() == pytest.approx(expected, rel=1e-5)
 
 
 def test_residual_scale_is_bounded():
-    """Far from anything seen in training the prediction must not run away."""
+    """Far from anything seen in training the prediction must not run away, nor vanish where a slice is flat."""
     coefficients = (50.0,) + (0.0,) * (residual_features(conditions()).shape[1] - 1)
-    assert residual_scale(conditions(), coefficients).max().item() == pytest.approx(math.exp(3), rel=1e-5)
+    one = torch.ones(3)
+    assert residual_scale(one, conditions(), coefficients).max().item() == pytest.approx(math.exp(3), rel=1e-5)
+    assert residual_scale(1e-9 * one, conditions(), coefficients).tolist() == pytest.approx([SMALLEST_RESIDUAL] * 3)

@@ -22,6 +22,7 @@ from medsr.training.data import (
     _Samples,
     batch_of_draws,
     make_batch,
+    scan_of_draws,
 )
 from medsr.training.draws import Contrast, Draw, Source, draw_batch, draw_sample
 from medsr.transforms import Degraded
@@ -342,3 +343,21 @@ def test_contrast_is_that_of_the_formula():
         x[5] * 0.95,
     ]
     np.testing.assert_allclose(made, np.stack(expected), atol=1e-6)
+
+
+def test_the_scan_shows_each_coarse_sample_where_it_lies(sources):
+    """Steps as long as a coarse pixel along a scaled axis; an axis that is left alone is the estimate itself."""
+    draws = clean_draws(sources, 8, accept=lambda d: d.axes[0].factor > 1.9 and d.axes[1].factor == 1)
+    scan, made = scan_of_draws(draws, 48, CPU), degraded(draws)
+    assert scan.shape == (8, 1, 48, 48)
+    for i, draw in enumerate(draws):
+        rows = int(made.mask[i, 0, :, 0].sum())
+        fine = np.arange(rows) + draw.axes[0].patch_start - draw.axes[0].start
+        nearest = np.abs(draw.axes[0].positions[None] - fine[:, None]).argmin(1)
+        changes = np.flatnonzero(np.diff(nearest))
+        shown = np.flatnonzero((scan[i, 0, :rows].diff(dim=0).abs() > 0).any(1).numpy())
+        assert all(np.abs(changes - c).min() <= 1 for c in shown)  # half-way pixels go either way
+        assert 0 < len(shown) <= len(changes)
+        error = (scan[i, 0, :rows] - made.u[i, 1, :rows]).abs().mean()
+        shifted = (scan[i, 0, :rows].roll(4, 0) - made.u[i, 1, :rows]).abs().mean()
+        assert error < shifted

@@ -133,7 +133,7 @@ def test_the_average_becomes_the_weights(tmp_path, monkeypatch, sources):
 def test_loss_falls_on_a_batch_that_is_seen_again_and_again(tmp_path, monkeypatch, sources, part):
     fixed = make_batch(sources, 0, size=4, patch=32, context=1, seed=0, device=CPU)
     monkeypatch.setattr(loop, "make_batch", lambda *args, **kwargs: fixed)
-    scale = fixed.gradient * residual_scale(fixed.conditions, COEFFICIENTS)
+    scale = residual_scale(fixed.gradient, fixed.conditions, COEFFICIENTS)
     torch.manual_seed(7)
     networks = new_networks(TINY, 1)
 

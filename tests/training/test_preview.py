@@ -32,7 +32,7 @@ def networks() -> Networks:
 
 
 def estimates_of(networks, batch, *, with_sample):
-    scale = batch.gradient * residual_scale(batch.conditions, COEFFICIENTS)
+    scale = residual_scale(batch.gradient, batch.conditions, COEFFICIENTS)
     return estimates(networks, batch, scale, with_sample=with_sample, dtype=None), scale
 
 
@@ -64,12 +64,12 @@ def test_pictures_are_of_the_same_samples_until_the_weights_change(sources, netw
     torch.manual_seed(99)
     assert np.array_equal(one, picture(with_sample=True))
     panel = 192
-    assert one.shape == (SAMPLES * (LABEL_HEIGHT + panel + GAP), 5 * (panel + GAP) - GAP)
+    assert one.shape == (SAMPLES * (LABEL_HEIGHT + panel + GAP), 6 * (panel + GAP) - GAP)
     without = picture(with_sample=False)
-    assert without.shape == (one.shape[0], 4 * (panel + GAP) - GAP)
+    assert without.shape == (one.shape[0], 5 * (panel + GAP) - GAP)
     with torch.no_grad():
         networks.mean.leave.bias.add_(1.0)
     changed = picture(with_sample=False)
-    linear, mean = (slice(None), slice(0, panel)), (slice(None), slice(panel + GAP, 2 * panel + GAP))
+    linear, mean = ((slice(None), slice(n * (panel + GAP), n * (panel + GAP) + panel)) for n in (1, 2))
     assert np.array_equal(changed[linear], without[linear])
     assert not np.array_equal(changed[mean], without[mean])

@@ -59,7 +59,7 @@ def networks() -> Networks:
 def share_of(joint: Batch, team: Team) -> tuple[Batch, Tensor]:
     """A process's samples of a joint batch, and the size of their residuals."""
     batch = Batch(*(value[team.rank :: team.processes] for value in vars(joint).values()))
-    return batch, batch.gradient * residual_scale(batch.conditions, SCALE)
+    return batch, residual_scale(batch.gradient, batch.conditions, SCALE)
 
 
 def loss_here(part: str, made: Networks, joint: Batch, team: Team) -> tuple[Tensor, Tensor]:
