@@ -25,7 +25,6 @@ import torch
 
 from medsr.card import read_card
 from medsr.degradation import Degradation, interpolate, linear_mmse
-from medsr.diffusion.conditions import FOREGROUND, estimate_noise, noise_over_signal
 from medsr.evaluation.bias import hu_bias
 from medsr.evaluation.metrics import score
 from medsr.image.foreground import foreground
@@ -37,6 +36,7 @@ from medsr.image.volume import Array, Modality, Volume
 from medsr.protocols import Protocol, protocol
 from medsr.resources import sample_path
 from medsr.run import Request, degrade_file, upscale_file
+from medsr.training.validation import noise_ratio
 
 sys.path.insert(0, str(Path(__file__).parent))
 from accuracy_table import table
@@ -135,18 +135,6 @@ def baselines(
         else:
             x = linear_mmse(y, A, noise_ratio(y, A))
         yield name, intensity.invert(x.numpy())
-
-
-def noise_ratio(y: torch.Tensor, A: Degradation) -> float:
-    """lambda of the linear estimate by the scan's own noise, over the plane that holds the coarser axes."""
-    scaled = [a for a, _ in A.scaled]
-    plane = scaled if len(scaled) == 2 else [scaled[0], max({0, 1, 2} - set(scaled), key=lambda a: y.shape[a])]
-    slices = y.permute(3 - sum(plane), *plane)[None].contiguous()
-    tissue = (slices > FOREGROUND).float()
-    noise = estimate_noise(slices, torch.ones_like(slices))
-    factors = torch.tensor([[axis.factor if (axis := A.axes[a]) else 1.0 for a in plane]])
-    ratios = noise_over_signal(slices, tissue, noise, factors)[0]
-    return float(torch.stack([ratios[plane.index(a)] for a in scaled]).mean())
 
 
 def run_case(case: Case, name: str, wanted: list[str], weights: str, model: str, folder: Path) -> Iterator[Row]:
