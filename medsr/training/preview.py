@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -81,6 +82,6 @@ def estimates(
 
         sigmas = karras(STEPS)
         noise = torch.randn(mean.shape, generator=torch.Generator().manual_seed(SEED)).to(mean.device)
-        w = sample_heun(denoise, noise * sigmas[0], sigmas)
+        w = sample_heun(denoise, noise * math.hypot(1, sigmas[0]), sigmas)
         made["sample"] = made["mean"] + unit * (log_variance / 2).exp() * w
     return made
