@@ -214,17 +214,19 @@ def _memory(target: Geometry, header: Header, request: Request) -> int:
     return FIXED_MEMORY + copies * 4 * _voxels(target)
 
 
-def evaluations(request: Request) -> int:
-    """Evaluations of the network per plane and volume: one for the mean, and those of every sample."""
+def sampler_evaluations(request: Request) -> int:
+    """Evaluations of the sampler's network in a pass, each over the slices of one plane; 0 without samples."""
     if request.texture == 0 and not (request.uncertainty and request.samples > 1):
-        return 1
+        return 0
     each = 2 * request.steps - 1 if request.sampler == "heun" else request.steps
-    return 1 + request.samples * each
+    return request.samples * each
 
 
 def _seconds(passes: tuple[Pass, ...], header: Header, request: Request) -> float:
-    pixels = sum(_voxels(p.target) * len(p.planes) for p in passes)
-    return pixels * evaluations(request) * SECONDS_PER_PIXEL * _runs(header, request)
+    """The mean is evaluated once in every plane of a pass."""
+    drawn = sampler_evaluations(request)
+    pixels = sum(_voxels(p.target) * (len(p.planes) + drawn) for p in passes)
+    return pixels * SECONDS_PER_PIXEL * _runs(header, request)
 
 
 def _check_machine(plan: Plan) -> None:

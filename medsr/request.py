@@ -28,8 +28,8 @@ class Request:
     isotropic: bool = False
     texture: float = 0.0
     samples: int = 1
-    steps: int = 10
-    sampler: SamplerName = "heun"
+    steps: int = 8
+    sampler: SamplerName = "dpmpp2m"
     seed: int = 0
     uncertainty: bool = False
     detail_map: bool = False

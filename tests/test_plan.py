@@ -344,9 +344,9 @@ def test_costs_grow_with_what_is_asked():
     small = make_plan(header(), Request(), CARD)
     assert small.memory_bytes == plan.FIXED_MEMORY + 6 * 4 * 128 * 120 * 40
     assert small.seconds == pytest.approx(128 * 120 * 40 * plan.SECONDS_PER_PIXEL, abs=0.06)
-    assert plan.evaluations(Request()) == 1
-    assert plan.evaluations(Request(texture=1, steps=10)) == 20
-    assert plan.evaluations(Request(texture=1, steps=10, sampler="euler", samples=3)) == 31
+    assert plan.sampler_evaluations(Request(uncertainty=True)) == 0
+    assert plan.sampler_evaluations(Request(texture=1, steps=10, sampler="heun")) == 19
+    assert plan.sampler_evaluations(Request(texture=1, steps=10, sampler="euler", samples=3)) == 30
     many = make_plan(header(volumes=10), Request(volume="all"), CARD)
     assert many.memory_bytes > small.memory_bytes
 

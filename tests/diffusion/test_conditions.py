@@ -7,11 +7,13 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import ndimage
 
 from medsr.degradation import CORRELATION
 from medsr.diffusion.conditions import (
+    DETAIL_SIGMA,
     FEATURES,
     FOREGROUND,
     SMALLEST_RESIDUAL,
@@ -19,11 +21,13 @@ from medsr.diffusion.conditions import (
     ScanStatistics,
     condition_vector,
     estimate_noise,
+    fine_detail,
     gradient_rms,
     log_roughness,
     noise_over_signal,
     residual_features,
     residual_scale,
+    slice_correlation,
 )
 
 
@@ -224,3 +228,21 @@ def test_residual_scale_is_bounded():
     one = torch.ones(3)
     assert residual_scale(one, conditions(), coefficients).max().item() == pytest.approx(math.exp(3), rel=1e-5)
     assert residual_scale(1e-9 * one, conditions(), coefficients).tolist() == pytest.approx([SMALLEST_RESIDUAL] * 3)
+
+
+def test_fine_detail_is_what_a_gaussian_takes_away():
+    """Against scipy: the same standard deviation and reach, edges repeated."""
+    u = torch.randn(1, 1, 30, 24)
+    smooth = ndimage.gaussian_filter(u[0, 0].numpy(), DETAIL_SIGMA, mode="nearest", radius=6)
+    np.testing.assert_allclose(fine_detail(u)[0, 0], u[0, 0].numpy() - smooth, atol=1e-5)
+
+
+@given(shared=st.floats(0, 1), seed=st.integers(0, 50))
+@settings(max_examples=10)
+def test_slice_correlation_is_the_share_of_common_detail(shared, seed):
+    """Detail in common of variance ``shared`` beside detail of their own of the rest, on tissue."""
+    common, own = noise((1, 128, 128), seed=seed), noise((7, 128, 128), seed=seed + 1000)
+    u = 10 + math.sqrt(shared) * common + math.sqrt(1 - shared) * own
+    assert slice_correlation(u) == pytest.approx(min(shared, 0.98), abs=0.03)
+    assert slice_correlation(u[:1]) == 0
+    assert slice_correlation(u - 10.0 - 1e3) == 0  # air
