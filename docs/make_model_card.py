@@ -116,13 +116,14 @@ def _results(results: dict[str, Any]) -> str:
 
 def _failures() -> str:
     return (
-        "- Trained on few subjects and for little more than an hour on two cores.\n"
+        "- Trained on few subjects, in less than three hours on two cores.\n"
         "- A blind scan whose blur is not the assumed one gains less than one whose profile is told, and a wrong "
         "`--profile` does harm.\n"
         "- The noise estimate takes fine texture for noise, so that sharp scans are smoothed a little more than they "
         "need.\n"
-        "- Samples (`--texture` above 0) of neighbouring slices are drawn from independent noise in plane: expect "
-        "flicker across slices.\n"
+        "- The variance is too large on smooth CT (soft kernels): the stated interval is then too wide, and samples "
+        "(`--texture` above 0) are grainier than the scan.\n"
+        "- Samples vary less than they should along the slice axis.\n"
         "- Lesions and implants are rare in the data; the mean smooths small structures."
     )
 
