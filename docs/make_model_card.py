@@ -121,8 +121,9 @@ def _failures() -> str:
         "`--profile` does harm.\n"
         "- The noise estimate takes fine texture for noise, so that sharp scans are smoothed a little more than they "
         "need.\n"
-        "- The variance is too large on smooth CT (soft kernels): the stated interval is then too wide, and samples "
-        "(`--texture` above 0) are grainier than the scan.\n"
+        "- The stated uncertainty is uneven between scans, above all on CT (docs/results/calibration-test.md): too "
+        "wide on soft kernels, too narrow on sharp ones; samples (`--texture` above 0) are grainier or smoother than "
+        "the scan accordingly.\n"
         "- Samples vary less than they should along the slice axis.\n"
         "- Lesions and implants are rare in the data; the mean smooths small structures."
     )

@@ -52,7 +52,7 @@ def draw_sample(
     sigmas = sigmas_for(request.sampler, request.steps)
     calls = 2 * len(sigmas) - 3 if request.sampler == "heun" else len(sigmas) - 1
 
-    planes = cycle(tolds)  # in turn: as good as their average at every step, for half the time
+    planes = cycle(tolds)  # in turn: half the evaluations of an average over all at every step
 
     def denoise(w: Tensor, sigma: float) -> Tensor:
         told = next(planes)
