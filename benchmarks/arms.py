@@ -1,10 +1,11 @@
-"""Choices of the design by measurement: the mean network trained anew under each, with equal data and equal time.
+"""Choices of the design by measurement: the mean network trained anew under each, with equal data and equal budget.
 
-    MEDSR_DATA=<folder with INDEX.csv> python benchmarks/arms.py [--minutes 10] [--only NAME ...]
+    MEDSR_DATA=<folder with INDEX.csv> python benchmarks/arms.py [--steps 800] [--only NAME ...]
 
-Every arm differs from configs/base.yaml in one thing. Scored is the mean squared error on the same samples, drawn as in
-training from the validation scans: gain in dB over the linear MMSE estimate, mean over samples, MR and CT apart. Time
-is wall clock, so nothing else may run. Results go to docs/results/arms.json and docs/results/arms.md.
+Every arm differs from configs/base.yaml in one thing. What a step of each costs is measured first, the arms in turn,
+and an arm whose steps are dearer gets fewer: the budget is equal whatever else the machine does. Scored is the mean
+squared error on the same samples, drawn as in training from the validation scans: gain in dB over the linear MMSE
+estimate, mean over samples, MR and CT apart. Results go to docs/results/arms.json, as each arm ends, and to arms.md.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import Any
 from unittest.mock import patch
 
@@ -44,6 +46,7 @@ from machine import in_words
 
 PEAK, BATCH, WARM_UP = 8e-4, 16, 200
 SCORE_BATCHES, SCORE_SEED = 32, 77_000_001
+COST_STEPS = 8
 RESULTS = Path(__file__).parent.parent / "docs" / "results"
 CPU = torch.device("cpu")
 
@@ -256,29 +259,52 @@ def _weight(r: Tensor, mask: Tensor) -> Tensor:
     return 1 / size.clamp_min(1.0).square()[:, None, None, None]
 
 
-def train(run: Run, sources: Sequence[Source], minutes: float) -> int:
-    """Train for so long, then put the averaged weights in; returns the steps."""
-    parameters = list(run.network.parameters())
-    optimiser = torch.optim.AdamW(parameters, lr=PEAK, weight_decay=run.config.weight_decay, fused=True)
-    average = start_ema(parameters)
-    began, step, progress = time.monotonic(), 0, 0.0
-    while progress < 1:
-        for group in optimiser.param_groups:
-            group["lr"] = PEAK * min(1, (step + 1) / WARM_UP) * (0.01 + 0.99 * (1 + math.cos(math.pi * progress)) / 2)
-        loss = run.loss(run.batch(sources, step, seed=7919), torch.Generator().manual_seed(step))
+class Learner:
+    """The optimiser and the average of one arm's weights."""
+
+    def __init__(self, run: Run) -> None:
+        self.run, self.parameters = run, list(run.network.parameters())
+        decay = run.config.weight_decay
+        self.optimiser = torch.optim.AdamW(self.parameters, lr=PEAK, weight_decay=decay, fused=True)
+        self.average = start_ema(self.parameters)
+
+    def step(self, sources: Sequence[Source], number: int, progress: float) -> float:
+        """One step, its loss."""
+        for group in self.optimiser.param_groups:
+            group["lr"] = PEAK * min(1, (number + 1) / WARM_UP) * (0.01 + 0.99 * (1 + math.cos(math.pi * progress)) / 2)
+        batch = self.run.batch(sources, number, seed=7919)
+        loss = self.run.loss(batch, torch.Generator().manual_seed(number))
         loss.backward()
-        nn.utils.clip_grad_norm_(parameters, run.config.clip)
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
-        update_ema(average, parameters, step)
-        step += 1
-        progress = (time.monotonic() - began) / (60 * minutes)
-        if step % 100 == 0:
-            print(f"  step {step}, {progress:.0%}, loss {float(loss):.3f}", flush=True)
+        nn.utils.clip_grad_norm_(self.parameters, self.run.config.clip)
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        update_ema(self.average, self.parameters, number)
+        return float(loss.detach())
+
+
+def costs(runs: dict[str, Run], sources: Sequence[Source]) -> dict[str, float]:
+    """Seconds of a step of each arm over those of the base: medians, the arms in turn."""
+    learners = {name: Learner(run) for name, run in runs.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for number in range(COST_STEPS + 1):
+        for name, learner in learners.items():
+            began = time.perf_counter()
+            learner.step(sources, number, 1.0)
+            seconds[name].append(time.perf_counter() - began)
+    typical = {name: median(values[1:]) for name, values in seconds.items()}
+    return {name: typical[name] / typical["base"] for name in runs}
+
+
+def train(run: Run, sources: Sequence[Source], steps: int) -> None:
+    """So many steps, then the averaged weights."""
+    learner = Learner(run)
+    for number in range(steps):
+        loss = learner.step(sources, number, number / steps)
+        if (number + 1) % 100 == 0:
+            print(f"  step {number + 1} of {steps}, loss {loss:.3f}", flush=True)
     with torch.no_grad():
-        for parameter, value in zip(parameters, average, strict=True):
+        for parameter, value in zip(learner.parameters, learner.average, strict=True):
             parameter.copy_(value)
-    return step
 
 
 @torch.no_grad()
@@ -304,43 +330,54 @@ def page(rows: dict[str, dict[str, Any]]) -> str:
     lines = [
         "# Choices of the design",
         "",
-        f"Made by `python benchmarks/arms.py`, {rows['base']['minutes']:g} minutes of training each, on {in_words()}.",
-        f"Gain in dB over the linear MMSE estimate, both after the exact projection where it is due, mean over"
+        f"Made by `python benchmarks/arms.py --steps {rows['base']['steps']}`: so many steps of training for the base,",
+        f"and for the others as many as their cost allows, on {in_words()}.",
+        "Gain in dB over the linear MMSE estimate, both after the exact projection where it is due, mean over"
         f" {SCORE_BATCHES * BATCH} samples of the validation scans; beside it the difference to the first row.",
         "",
-        "| arm | what differs | steps | MR | CT |",
-        "|---|---|---|---|---|",
+        "| arm | what differs | parameters | cost of a step | steps | MR | CT |",
+        "|---|---|---|---|---|---|---|",
     ]
-    for name, row in rows.items():
-        cells = [f"{row[m]:+.3f} ({row[m] - rows['base'][m]:+.3f})" for m in ("MR", "CT")]
-        lines.append(f"| {name} | {ARMS[name].says} | {row['steps']} | {' | '.join(cells)} |")
+    for name in (n for n in ARMS if n in rows):
+        row = rows[name]
+        cells = [f"{row['parameters'] / 1e6:.2f} M", f"{row['cost']:.2f}", str(row["steps"])]
+        cells += [f"{row[m]:+.3f} ({row[m] - rows['base'][m]:+.3f})" for m in ("MR", "CT")]
+        lines.append(f"| {name} | {ARMS[name].says} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def load(path: Path) -> dict[str, dict[str, Any]]:
+    """The arms that are done; two runs at a time may add to them."""
+    table: dict[str, dict[str, Any]] = json.loads(path.read_text()) if path.exists() else {}
+    return table
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--steps", type=int, default=800, help="of the base")
     parser.add_argument("--only", nargs="+", choices=list(ARMS), default=list(ARMS)[:6])
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args()
+    torch.set_num_threads(options.threads)
     config = load_config(Path(__file__).parent.parent / "configs" / "base.yaml", TrainingConfig)
     root = data_root() / config.data
     rows = [row for row in validation_rows(root) if row["phantom"] in ("", "no")]
     sources, held_out = load_sources(root, training_rows(root), config), load_sources(root, rows, config)
     scale, _ = fit_residual_scale(sources, config)
     path = RESULTS / "arms.json"
-    table: dict[str, dict[str, Any]] = json.loads(path.read_text()) if path.exists() else {}
     base = Run(ARMS["base"], config, scale)
-    for name in options.only:
-        if name in table:
-            continue
+    wanted = [name for name in options.only if name not in load(path)]
+    cost = costs({name: Run(ARMS[name], config, scale) for name in dict.fromkeys(["base", *wanted])}, sources)
+    for name in wanted:
         run = Run(ARMS[name], config, scale)
         count = sum(p.numel() for p in run.network.parameters())
-        print(f"{name}: {count / 1e6:.2f} million parameters", flush=True)
-        steps = train(run, sources, options.minutes)
-        table[name] = {"minutes": options.minutes, "steps": steps, "parameters": count, **score(run, base, held_out)}
-        print(f"{name}: {table[name]}", flush=True)
-        path.write_text(json.dumps(table, indent=1) + "\n")
-    (RESULTS / "arms.md").write_text(page(table), encoding="utf-8")
+        steps = round(options.steps / cost[name])
+        print(f"{name}: {count / 1e6:.2f} million parameters, {steps} steps", flush=True)
+        train(run, sources, steps)
+        row = {"steps": steps, "cost": cost[name], "parameters": count, **score(run, base, held_out)}
+        print(f"{name}: {row}", flush=True)
+        path.write_text(json.dumps(load(path) | {name: row}, indent=1) + "\n")
+    (RESULTS / "arms.md").write_text(page(load(path)), encoding="utf-8")
 
 
 if __name__ == "__main__":
