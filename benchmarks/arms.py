@@ -32,19 +32,21 @@ from medsr.config import load_config
 from medsr.diffusion.conditions import FEATURES, residual_scale
 from medsr.diffusion.denoiser import edm_weight, log_normal_sigma, mean_images, precondition
 from medsr.diffusion.device import dtype_for
-from medsr.diffusion.loss import masked_mean, residual
+from medsr.diffusion.loss import masked_mean, residual, sample_weight
 from medsr.diffusion.network import FOLD, SliceNetwork, mean_channels
 from medsr.training import data
 from medsr.training.data import Batch, make_batch
 from medsr.training.draws import Source
 from medsr.training.ema import start_ema, update_ema
 from medsr.training.residual import fit_residual_scale
-from medsr.training.setup import TrainingConfig, data_root, load_sources, training_rows, validation_rows
+from medsr.training.schedule import learning_rate
+from medsr.training.setup import Stage, TrainingConfig, data_root, load_sources, training_rows, validation_rows
 
 sys.path.insert(0, str(Path(__file__).parent))
 from machine import in_words
 
-PEAK, BATCH, WARM_UP = 8e-4, 16, 200
+STAGE = Stage(part="mean", steps=1, learning_rate=8e-4)  # for its schedule; progress is counted here
+BATCH = 16
 SCORE_BATCHES, SCORE_SEED = 32, 77_000_001
 COST_STEPS = 8
 RESULTS = Path(__file__).parent.parent / "docs" / "results"
@@ -132,7 +134,7 @@ class Told:
     @contextmanager
     def caught(self) -> Any:
         """While inside, every batch leaves its operators here."""
-        make, place = data._operators, data._Axes
+        make = data._operators
 
         def operators(draws: Any, axes: Any, side: int) -> Any:
             true, told = make(draws, axes, side)
@@ -140,7 +142,7 @@ class Told:
             self.kept = [not d.unknown and d.noise == 0 for d in draws]
             return true, told
 
-        with patch.object(data, "_operators", operators), patch.object(data, "_Axes", place):
+        with patch.object(data, "_operators", operators):
             yield
 
     def projected(self, error: Tensor) -> Tensor:
@@ -202,7 +204,7 @@ class Run:
         self.arm, self.told, self.scale = arm, Told(), scale
         self.config = config.model_copy(update={"context": arm.context})
         torch.manual_seed(config.seed)
-        network = arm.network(replace_width(config.network, arm.width), arm.context)
+        network = arm.network(config.network.model_copy(update={"width": arm.width}), arm.context)
         self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def batch(self, sources: Sequence[Source], step: int, seed: int) -> Batch:
@@ -231,7 +233,7 @@ class Run:
             return self._shared_loss(batch, generator)
         estimate, r = self.estimate(batch)
         error = self.told.projected(estimate - r) if self.arm.projected else estimate - r
-        return masked_mean(error.square() * _weight(r, batch.mask), batch.mask)
+        return masked_mean(error.square() * sample_weight(r, batch.mask), batch.mask)
 
     def _shared_loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
         scale = self.residual_scale(batch)
@@ -246,17 +248,7 @@ class Run:
         errors = torch.cat(
             [(mean - r[:few]).square(), edm_weight(sigma)[:, None, None, None] * (drawn - r[few:]).square()]
         )
-        return masked_mean(errors * _weight(r, batch.mask), batch.mask)
-
-
-def replace_width(spec: NetworkSpec, width: int) -> NetworkSpec:
-    return spec.model_copy(update={"width": width})
-
-
-def _weight(r: Tensor, mask: Tensor) -> Tensor:
-    """As in ``mean_loss``: a badly predicted scale must not rule the gradient."""
-    size = ((r.square() * mask).sum((1, 2, 3)) / mask.sum((1, 2, 3)).clamp_min(1)).sqrt()
-    return 1 / size.clamp_min(1.0).square()[:, None, None, None]
+        return masked_mean(errors * sample_weight(r, batch.mask), batch.mask)
 
 
 class Learner:
@@ -265,13 +257,13 @@ class Learner:
     def __init__(self, run: Run) -> None:
         self.run, self.parameters = run, list(run.network.parameters())
         decay = run.config.weight_decay
-        self.optimiser = torch.optim.AdamW(self.parameters, lr=PEAK, weight_decay=decay, fused=True)
+        self.optimiser = torch.optim.AdamW(self.parameters, lr=STAGE.learning_rate, weight_decay=decay, fused=True)
         self.average = start_ema(self.parameters)
 
     def step(self, sources: Sequence[Source], number: int, progress: float) -> float:
         """One step, its loss."""
         for group in self.optimiser.param_groups:
-            group["lr"] = PEAK * min(1, (number + 1) / WARM_UP) * (0.01 + 0.99 * (1 + math.cos(math.pi * progress)) / 2)
+            group["lr"] = learning_rate(STAGE, progress, number)
         batch = self.run.batch(sources, number, seed=7919)
         loss = self.run.loss(batch, torch.Generator().manual_seed(number))
         loss.backward()

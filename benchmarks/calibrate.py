@@ -19,7 +19,7 @@ import sys
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
+from statistics import NormalDist, fmean
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +36,8 @@ from crops import Crop, crop
 
 PROTOCOLS = ("inplane-x2", "inplane-x4", "inplane-x2-kspace", "slice-x4", "blind-x2")
 SIDE, SLICES, COLUMNS = 128, 6, 64
-LEVEL, HALF_WIDTH = 0.9, 1.6448536269514722  # and the 95th percentile of the normal distribution
+LEVEL = 0.9
+HALF_WIDTH = NormalDist().inv_cdf((1 + LEVEL) / 2)
 RESULTS = Path(__file__).parent.parent / "docs" / "results"
 
 

@@ -214,12 +214,16 @@ def _memory(target: Geometry, header: Header, request: Request) -> int:
     return FIXED_MEMORY + copies * 4 * _voxels(target)
 
 
+def evaluations_of_a_sample(request: Request) -> int:
+    """Heun's method looks at both ends of each step but the last, which ends where there is no noise."""
+    return 2 * request.steps - 1 if request.sampler == "heun" else request.steps
+
+
 def sampler_evaluations(request: Request) -> int:
     """Evaluations of the sampler's network in a pass, each over the slices of one plane; 0 without samples."""
     if request.texture == 0 and not (request.uncertainty and request.samples > 1):
         return 0
-    each = 2 * request.steps - 1 if request.sampler == "heun" else request.steps
-    return request.samples * each
+    return request.samples * evaluations_of_a_sample(request)
 
 
 def _seconds(passes: tuple[Pass, ...], header: Header, request: Request) -> float:

@@ -16,7 +16,7 @@ from medsr.diffusion.network import SliceNetwork
 from medsr.diffusion.sampler import SAMPLERS, Noise, coupled, slice_generators, white
 from medsr.diffusion.schedule import sigmas_for
 from medsr.diffusion.slices import normal_axis, stacked, whole_or_tiled
-from medsr.plan import Plan
+from medsr.plan import Plan, evaluations_of_a_sample
 from medsr.runner import Runner, Told, over_slices
 
 SMALLEST = 1e-6  # deviation, in normalised units, below which a voxel is certain
@@ -50,8 +50,6 @@ def draw_sample(
     mean = torch.add(u, m, alpha=scale)
     log_deviation = deviation.log()
     sigmas = sigmas_for(request.sampler, request.steps)
-    calls = 2 * len(sigmas) - 3 if request.sampler == "heun" else len(sigmas) - 1
-
     planes = cycle(tolds)  # in turn: half the evaluations of an average over all at every step
 
     def denoise(w: Tensor, sigma: float) -> Tensor:
@@ -60,7 +58,7 @@ def draw_sample(
         run = partial(_denoised_slices, network=network, sigma=level, told=told.on(device), autocast=runner.autocast)
         ratio = scale / float(told.scale)
         volumes = [u, w, m * ratio, log_deviation + math.log(ratio)]
-        (estimate,) = over_slices(volumes, told.plane, [0.0], runner, run, 1 / calls)
+        (estimate,) = over_slices(volumes, told.plane, [0.0], runner, run, 1 / evaluations_of_a_sample(request))
         runner.evaluations += 1
         if plan.consistency == "off":
             return estimate

@@ -26,6 +26,16 @@ def residual(u: Tensor, x: Tensor, scale: Tensor) -> Tensor:
     return (x - u[:, centre : centre + 1]) / scale[:, None, None, None]
 
 
+def sample_weight(r: Tensor, mask: Tensor) -> Tensor:
+    """(B, 1, 1, 1) weight of a sample's squared error. r, mask: (B, 1, H, W).
+
+    A sample whose residual is larger than its predicted scale is divided by its own size instead: a badly predicted
+    scale must not rule the gradient.
+    """
+    size = ((r.square() * mask).sum((1, 2, 3)) / mask.sum((1, 2, 3)).clamp_min(1)).sqrt()
+    return 1 / size.clamp_min(1.0).square()[:, None, None, None]
+
+
 def mean_loss(
     mean: SliceNetwork,
     u: Tensor,
@@ -35,17 +45,11 @@ def mean_loss(
     scale: Tensor,
     autocast: torch.dtype | None,
 ) -> Tensor:
-    """Squared error of the normalised residual, whose minimiser is ``E[r | y]``.
-
-    A sample whose residual is larger than its predicted scale is divided by its own size instead: a badly predicted
-    scale must not rule the gradient.
-    """
+    """Squared error of the normalised residual, whose minimiser is ``E[r | y]``; weighted by ``sample_weight``."""
     with torch.autocast(u.device.type, dtype=autocast or torch.bfloat16, enabled=autocast is not None):
         estimate, _ = mean_and_variance(mean, None, mean_images(u, scale), conditions)
     r = residual(u, x, scale)
-    size = ((r.square() * mask).sum((1, 2, 3)) / mask.sum((1, 2, 3)).clamp_min(1)).sqrt()
-    weight = 1 / size.clamp_min(1.0).square()
-    return masked_mean((estimate - r).square() * weight[:, None, None, None], mask)
+    return masked_mean((estimate - r).square() * sample_weight(r, mask), mask)
 
 
 def variance_loss(

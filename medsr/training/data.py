@@ -64,25 +64,27 @@ def make_batch(
 
 def batch_of_draws(draws: Sequence[Draw], patch: int, device: torch.device) -> Batch:
     """All that follows the drawing: a few copies to the device, then nothing that the host would have to wait for."""
-    side = patch + 2 * MARGIN
     samples, axes = _Samples.of(draws, device), _Axes.of(draws, device)
-    x = _contrast(_fine_windows(draws, samples, axes, side), samples)
-    true, told = _operators(draws, axes, side)
-    y = _noisy(_both_axes(true, x), _noise(draws, side, device), samples.is_ct)
+    x, y, told = _scanned(draws, samples, axes, patch + 2 * MARGIN)
     return _degraded(x, y, told, samples, axes, patch)
 
 
 def scan_of_draws(draws: Sequence[Draw], patch: int, device: torch.device) -> Tensor:
     """(B, 1, P, P) the scan that the batch of the same draws is estimated from, each pixel its nearest sample."""
-    side = patch + 2 * MARGIN
     samples, axes = _Samples.of(draws, device), _Axes.of(draws, device)
-    x = _contrast(_fine_windows(draws, samples, axes, side), samples)
-    y = _noisy(_both_axes(_operators(draws, axes, side)[0], x), _noise(draws, side, device), samples.is_ct)
+    _, y, _ = _scanned(draws, samples, axes, patch + 2 * MARGIN)
     pixel = axes.offset[..., None] + torch.arange(patch, device=device)
     nearest = ((pixel - axes.first[..., None]) / axes.factor[..., None]).round().clamp_min(0)
     rows, columns = torch.minimum(nearest, axes.count[..., None] - 1).long()
     sample = torch.arange(len(y), device=device)[:, None, None]
     return y[sample, y.shape[1] // 2, rows[:, :, None], columns[:, None, :]][:, None]
+
+
+def _scanned(draws: Sequence[Draw], samples: _Samples, axes: _Axes, side: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Fine windows (B, S, W, W), the scan of them with its noise, and the told operators."""
+    x = _contrast(_fine_windows(draws, samples, axes, side), samples)
+    true, told = _operators(draws, axes, side)
+    return x, _noisy(_both_axes(true, x), _noise(draws, side, x.device), samples.is_ct), told
 
 
 # --- from the host to the device --------------------------------------------------------------------------------
