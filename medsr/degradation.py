@@ -21,8 +21,8 @@ from medsr.errors import PlanError
 from medsr.image.geometry import Geometry
 from medsr.image.profile import AxisProfile
 
-Kind = Literal["identity", "sinc", "gauss", "box", "raised-cosine"]
-KINDS: tuple[Kind, ...] = ("identity", "sinc", "gauss", "box", "raised-cosine")
+Kind = Literal["identity", "sinc", "gauss", "box", "raised-cosine", "triangle", "hamming"]
+KINDS: tuple[Kind, ...] = ("identity", "sinc", "gauss", "box", "raised-cosine", "triangle", "hamming")
 Interpolation = Literal["nearest", "linear", "cubic", "lanczos"]
 CORRELATION = 0.95  # of neighbouring fine voxels, in the exponential prior of the linear estimate
 
@@ -56,15 +56,17 @@ def profile_matrices(
     never waited for.
 
     ``sinc`` is the k-space crop: the Dirichlet kernel of ``periods[1]`` modes on a circle of ``periods[0]`` voxels,
-    the Nyquist bin split evenly; its rows sum to 1. The others are integrals of the profile over each fine voxel, and
-    each row ``w`` becomes ``w (a + b d)`` so that constants and ramps are reproduced exactly, at the edges too. (A ramp
-    is not periodic: tilting a k-space crop would only break the orthogonality of its rows.)
+    the Nyquist bin split evenly; its rows sum to 1. ``hamming`` is the same crop under a Hamming window; neither has a
+    width. The others are integrals of the profile over each fine voxel, and each row ``w`` becomes ``w (a + b d)`` so
+    that constants and ramps are reproduced exactly, at the edges too. (A ramp is not periodic: tilting a k-space crop
+    would only break the orthogonality of its rows.)
     """
     d = torch.arange(n, dtype=positions.dtype, device=positions.device) - positions[:, :, None]
     rows = _profile(kind, d, (width * factor)[:, None, None], periods)
     if inside is not None:
         rows = rows * inside[:, None, :]
-    return rows / rows.sum(-1, keepdim=True) if kind == "sinc" else _tilted(rows, d, inside)
+    crop = kind in ("sinc", "hamming")
+    return rows / rows.sum(-1, keepdim=True) if crop else _tilted(rows, d, inside)
 
 
 def _profile(kind: Kind, d: Tensor, width: Tensor, periods: Tensor) -> Tensor:
@@ -80,9 +82,20 @@ def _profile(kind: Kind, d: Tensor, width: Tensor, periods: Tensor) -> Tensor:
         low, high = (torch.minimum(torch.maximum(t, -width), width) for t in (low, high))
         primitive = [t / 2 + width / (2 * math.pi) * torch.sin(math.pi * t / width) for t in (low, high)]
         return (primitive[1] - primitive[0]) / width
-    if kind == "sinc":
-        return _dirichlet(d, periods[:, 0, None, None], periods[:, 1, None, None])
+    if kind == "triangle":  # (1 - |t| / w) / w on |t| < w
+        low, high = (torch.minimum(torch.maximum(t, -width), width) for t in (low, high))
+        return ((high - high * high.abs() / (2 * width)) - (low - low * low.abs() / (2 * width))) / width
+    if kind in ("sinc", "hamming"):
+        return _crop(kind, d, periods[:, 0, None, None], periods[:, 1, None, None])
     return (1 - d.abs()).clamp_min(0)
+
+
+def _crop(kind: Kind, d: Tensor, n_fine: Tensor, n_coarse: Tensor) -> Tensor:
+    """The crop of k-space, bare or under ``0.54 + 0.46 cos(2 pi k / n_coarse)``: three Dirichlet kernels."""
+    if kind == "sinc":
+        return _dirichlet(d, n_fine, n_coarse)
+    beside = [_dirichlet(d + step, n_fine, n_coarse) for step in (-n_fine / n_coarse, n_fine / n_coarse)]
+    return 0.54 * _dirichlet(d, n_fine, n_coarse) + 0.23 * (beside[0] + beside[1])
 
 
 def _dirichlet(d: Tensor, n_fine: Tensor, n_coarse: Tensor) -> Tensor:

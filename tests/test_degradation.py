@@ -26,7 +26,17 @@ from medsr.degradation import (
 from medsr.errors import PlanError
 from medsr.image.geometry import Geometry
 
-PROFILES = ["sinc", "gauss:1.0", "gauss:0.6", "box:1.0", "box:1.3", "box:0.3", "raised-cosine:1.1"]
+PROFILES = [
+    "sinc",
+    "gauss:1.0",
+    "gauss:0.6",
+    "box:1.0",
+    "box:1.3",
+    "box:0.3",
+    "raised-cosine:1.1",
+    "triangle:0.9",
+    "hamming",
+]
 LOCAL = [p for p in PROFILES if p != "sinc"]
 
 factors = st.floats(1.0, 6.0)
@@ -106,7 +116,7 @@ def test_it_works_in_the_precision_of_the_volume():
     assert linear_mmse(torch.zeros(coarse.shape), A, 1e-3).dtype == torch.float32
 
 
-@pytest.mark.parametrize("kind", ["gauss", "box", "raised-cosine"])
+@pytest.mark.parametrize("kind", ["gauss", "box", "raised-cosine", "triangle"])
 @given(n=st.integers(4, 20), scale=factors, width=st.floats(0.1, 3.0), spacing=st.floats(0.3, 1.0), exact=st.booleans())
 @settings(max_examples=40)
 def test_constants_and_ramps_pass_through(kind, n, scale, width, spacing, exact):
@@ -169,6 +179,18 @@ def test_sinc_is_a_crop_of_k_space(n, more):
     np.testing.assert_allclose(A @ A.T, gram * n / big, atol=1e-11)
 
 
+@given(n=st.integers(3, 40), more=st.integers(1, 60))
+@settings(max_examples=40)
+def test_hamming_is_a_crop_of_k_space_under_a_window(n, more):
+    """Against numpy's FFT: the window on the whole spectrum, then the crop."""
+    big = n + more
+    x = np.random.default_rng(n).normal(size=big)
+    frequency = np.fft.fftfreq(big) * big
+    window = 0.54 + 0.46 * np.cos(2 * np.pi * frequency / n)
+    filtered = np.fft.ifft(np.fft.fft(x) * window).real
+    np.testing.assert_allclose(whole_axis("hamming", big, n).matrix.numpy() @ x, fft_crop(filtered, n), atol=1e-11)
+
+
 def test_zero_filling_is_the_inverse_of_the_crop():
     A, _, coarse = operator("sinc", (9, 7, 5), (2.0, 3.0, 1.0))
     y = random_like(coarse.shape)
@@ -183,6 +205,8 @@ def integrated(kind: str, width: float, d: np.ndarray) -> np.ndarray:
             return float(np.exp(-4 * np.log(2) * (t / width) ** 2) / width * np.sqrt(4 * np.log(2) / np.pi))
         if kind == "box":
             return float(abs(t) <= width / 2) / width
+        if kind == "triangle":
+            return max(0.0, 1 - abs(t) / width) / width
         return float(abs(t) < width) * (1 + np.cos(np.pi * t / width)) / 2 / width
 
     edges = [-width, -width / 2, 0.0, width / 2, width]
@@ -195,7 +219,7 @@ def integrated(kind: str, width: float, d: np.ndarray) -> np.ndarray:
     return np.array([over(v) for v in d])
 
 
-@pytest.mark.parametrize("kind", ["gauss", "box", "raised-cosine"])
+@pytest.mark.parametrize("kind", ["gauss", "box", "raised-cosine", "triangle"])
 @pytest.mark.parametrize(("width", "factor"), [(1.0, 2.0), (1.3, 3.7), (0.7, 1.4)])
 def test_rows_are_integrals_of_the_profile(kind, width, factor):
     """Integral over each voxel, then the tilt (a + b d) that solves for sum 1 and centre of mass 0."""

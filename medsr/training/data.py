@@ -13,6 +13,7 @@ from itertools import groupby
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from medsr.degradation import KINDS, mmse_matrices, profile_matrices
 from medsr.diffusion.conditions import (
@@ -82,7 +83,7 @@ def scan_of_draws(draws: Sequence[Draw], patch: int, device: torch.device) -> Te
 
 def _scanned(draws: Sequence[Draw], samples: _Samples, axes: _Axes, side: int) -> tuple[Tensor, Tensor, Tensor]:
     """Fine windows (B, S, W, W), the scan of them with its noise, and the told operators."""
-    x = _contrast(_fine_windows(draws, samples, axes, side), samples)
+    x = _contrast(_enhanced(_fine_windows(draws, samples, axes, side), samples.enhancement, axes), samples)
     true, told = _operators(draws, axes, side)
     return x, _noisy(_both_axes(true, x), _noise(draws, side, x.device), samples.is_ct), told
 
@@ -97,6 +98,7 @@ class _Samples:
     is_ct: Tensor
     resample: Tensor
     antialias: Tensor
+    enhancement: Tensor
     unknown: Tensor
     neighbour: Tensor
     exponent: Tensor
@@ -116,7 +118,7 @@ class _Samples:
         is_ct, resample = d.source.modality == "CT", d.axes[0].resample
         c = d.contrast
         contrast = (c.exponent, c.inverted, c.gain, *c.coil)
-        return (is_ct, resample, d.antialias, d.unknown, d.neighbour, *contrast)
+        return (is_ct, resample, d.antialias, d.enhancement, d.unknown, d.neighbour, *contrast)
 
 
 @dataclass(frozen=True)
@@ -270,6 +272,19 @@ def _both_axes(operators: Iterable[Tensor], x: Tensor) -> Tensor:
     rows, columns = operators
     across: Tensor = (x.flatten(1, 2) @ columns.mT).unflatten(1, x.shape[1:3])
     return rows[:, None] @ across
+
+
+def _enhanced(x: Tensor, enhancement: Tensor, axes: _Axes) -> Tensor:
+    """``x + a (x - blurred x)``, the blur [1 2 1] / 4 along both axes; the outermost pixels stay. x: (B, S, W, W)."""
+    blurred = functional.pad(x, [1, 1, 1, 1], mode="replicate")
+    for axis in (2, 3):
+        n = blurred.shape[axis] - 2
+        ends = blurred.narrow(axis, 0, n) + blurred.narrow(axis, 2, n)
+        blurred = (ends + 2 * blurred.narrow(axis, 1, n)) / 4
+    inner = _up_to(x.shape[-1], axes.size - 1)
+    inner[..., 0] = False
+    within = (inner[0, :, :, None] & inner[1, :, None, :])[:, None]
+    return x + enhancement[:, None, None, None] * (x - blurred) * within
 
 
 def _contrast(x: Tensor, samples: _Samples) -> Tensor:

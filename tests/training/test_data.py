@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
+from scipy import ndimage
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from medsr.degradation import KINDS, along, mmse_matrices
@@ -35,11 +36,12 @@ def batch(sources, step=0, size=4, patch=48, seed=0, share=(0, 1)) -> Batch:
 
 
 def clean_draws(sources, many, patch=48, seed=0, accept=lambda d: True) -> list[Draw]:
-    """Draws without noise and change of contrast."""
+    """Draws without noise, enhancement and change of contrast."""
     rng = np.random.default_rng(seed)
     found: list[Draw] = []
     while len(found) < many:
-        draw = replace(draw_sample(sources, rng, patch=patch, context=1), noise=0.0, contrast=Contrast())
+        draw = draw_sample(sources, rng, patch=patch, context=1)
+        draw = replace(draw, noise=0.0, enhancement=0.0, contrast=Contrast())
         if accept(draw):
             found.append(draw)
     return found
@@ -314,6 +316,23 @@ def test_each_sample_has_its_own_noise(sources):
         assert noise[:, i].count_nonzero() == own.numel()
         neighbour = np.corrcoef(own[..., 1:].flatten(), own[..., :-1].flatten())[0, 1]
         assert neighbour == pytest.approx(0.5 if draw.coloured else 0.0, abs=0.1)
+
+
+@pytest.mark.parametrize("amount", [-0.5, 0.7, 2.0])
+def test_enhancement_is_that_of_the_formula(amount):
+    """Against scipy's correlation; the rim of a window stays."""
+    draws = clean_draws([whole_axes()], 4, patch=96, accept=lambda d: d.axes[0].resample == 1)
+    plain = degraded(draws, patch=96)
+    made = degraded([replace(d, enhancement=amount) for d in draws], patch=96)
+    kernel = np.outer([1, 2, 1], [1, 2, 1]) / 16
+    for i, draw in enumerate(draws):
+        rows, columns = (a.n_fine for a in draw.axes)
+        x, changed = (batch.x[i, 0, :rows, :columns].numpy() for batch in (plain, made))
+        expected = x + amount * (x - ndimage.correlate(x, kernel, mode="nearest"))
+        inner = (slice(1, -1),) * 2
+        np.testing.assert_allclose(changed[inner], np.maximum(expected, 0)[inner], atol=1e-5)
+        for rim in ((0, slice(None)), (-1, slice(None)), (slice(None), 0), (slice(None), -1)):
+            np.testing.assert_array_equal(changed[rim], x[rim])
 
 
 def test_contrast_is_that_of_the_formula():

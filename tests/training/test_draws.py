@@ -14,10 +14,11 @@ from medsr.errors import ConfigError
 from medsr.training.draws import (
     BOX,
     GAUSS,
+    HAMMING,
     MARGIN,
     MAX_FACTOR,
-    RAISED_COSINE,
     SINC,
+    TRIANGLE,
     Contrast,
     Draw,
     Source,
@@ -67,7 +68,7 @@ def test_the_same_generator_gives_the_same_draw(sources):
     for one, other in zip(draws(sources, 5), draws(sources, 5), strict=True):
         np.testing.assert_array_equal(one.voxels, other.voxels)
         assert (one.noise, one.noise_seed, one.contrast) == (other.noise, other.noise_seed, other.contrast)
-        assert (one.unknown, one.antialias) == (other.unknown, other.antialias)
+        assert (one.unknown, one.antialias, one.enhancement) == (other.unknown, other.antialias, other.enhancement)
 
 
 @given(size=st.integers(1, 9), processes=st.integers(1, 9), step=st.integers(0, 5))
@@ -167,8 +168,17 @@ def test_profiles():
                 kinds.add(axis.true[0])
                 assert 0.6 <= axis.true[1] <= 1.4
                 assert axis.told == (assumed if draw.unknown else axis.true)
-                assert draw.unknown or axis.true[0] != RAISED_COSINE
-        assert kinds == {SINC, GAUSS, BOX, RAISED_COSINE}
+                assert draw.unknown or axis.true[0] not in (TRIANGLE, HAMMING)
+        assert kinds == {SINC, GAUSS, BOX, TRIANGLE, HAMMING}  # and not the kernel of blind-x2
+
+
+def test_a_scan_is_sharpened_or_softened_now_and_then():
+    for modality, often, low, high in (("MR", 0.3, -0.4, 1.0), ("CT", 0.5, -0.5, 2.0)):
+        drawn = np.array([d.enhancement for d in draws([source(modality=modality)], 600)])
+        assert (drawn != 0).mean() == pytest.approx(often, abs=0.07)
+        changed = drawn[drawn != 0]
+        assert low <= changed.min() < low + 0.1
+        assert high - 0.2 < changed.max() <= high
 
 
 def test_half_of_the_samples_are_free_of_noise():
