@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import json
 import pickle
 import shlex
@@ -17,7 +19,9 @@ import nibabel
 import numpy as np
 import pytest
 
+import medsr
 from medsr import cli
+from medsr.plan import Request
 from medsr.resources import config_path, sample_path
 
 AFFINE = np.diag([1.0, 1.0, 4.0, 1.0])
@@ -343,3 +347,15 @@ def test_everything_has_help():
         assert command.help, path
         for parameter in command.params:
             assert isinstance(parameter, click.Argument) or parameter.help, (path, parameter.name)
+
+
+def test_command_request_and_function_have_the_same_defaults():
+    """What nobody asks for is the same on the command line and in Python."""
+    request = {f.name: f.default for f in dataclasses.fields(Request)}
+    command = {p.name: p.get_default(click.Context(cli.upscale)) for p in cli.upscale.params}
+    function = {n: p.default for n, p in inspect.signature(medsr.upscale).parameters.items()}
+    for name, default in request.items():
+        if name != "target":
+            assert command[name] == default, name
+        if name in function:
+            assert function[name] == default, name

@@ -25,7 +25,7 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Bias:
-    """Mean of prediction - reference in HU, per class and over the foreground; mae: of its absolute value there.
+    """Mean of prediction - reference in HU, per class and over the mask (foreground); mae: of its absolute value there.
 
     None: a class of fewer than 1,000 voxels, which tells nothing.
     """
@@ -39,11 +39,13 @@ class Bias:
 
 
 def hu_bias(reference: Voxels, prediction: Voxels, *, mask: Mask, slice_axis: int) -> Bias:
-    """Mean error of a CT per tissue class, each class inside ``mask``; arrays (I, J, K) in HU.
+    """Mean error of a CT per tissue class, anywhere, and over ``mask``; arrays (I, J, K) in HU.
 
     Classes are told apart on the reference after a Gaussian of sigma 2 pixels in each slice across ``slice_axis``, and
     shrunk by 2 pixels there. On the noisy reference itself a threshold would pick voxels by their noise, which an
-    estimate without that noise must then miss. Raises ValueError for unequal shapes or an empty mask.
+    estimate without that noise must then miss. For the same reason no class is cut by the mask: where the lungs reach
+    the edge of the picture, a foreground holds their brightest voxels alone. Raises ValueError for unequal shapes or
+    an empty mask.
     """
     if not reference.shape == prediction.shape == mask.shape:
         raise ValueError(
@@ -55,7 +57,7 @@ def hu_bias(reference: Voxels, prediction: Voxels, *, mask: Mask, slice_axis: in
     smooth = _smoothed(reference, slice_axis)
 
     def of(limits: tuple[float, float]) -> float | None:
-        inside = _shrunk((smooth >= limits[0]) & (smooth < limits[1]), slice_axis) & mask
+        inside = _shrunk((smooth >= limits[0]) & (smooth < limits[1]), slice_axis)
         return float(error[inside].mean()) if np.count_nonzero(inside) >= MIN_VOXELS else None
 
     return Bias(
