@@ -46,7 +46,7 @@ def case_path(folder: Path, protocol: str, volume: str) -> Path:
 
 def crop_of_case(mask: NDArray[np.bool_], slice_axis: int) -> tuple[slice, slice, slice]:
     """The middle of the box around ``mask`` (I, J, K), 128 x 128 pixels of 64 slices at most."""
-        cut = []
+    cut = []
     for axis in range(3):
         most = MOST_SLICES if axis == slice_axis else MOST_PIXELS
         inside = np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
