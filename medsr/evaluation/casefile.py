@@ -6,6 +6,7 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,11 +61,11 @@ def write_case(case: Case, path: Path) -> None:
     """Write a case as .npz of float16, divided by the power of two that keeps the largest value far from overflow."""
     largest = max(float(np.abs(image).max(initial=0.0)) for image in case.images.values())
     unit = 2.0 ** np.ceil(np.log2(largest / 32768)) if largest > 32768 else 1.0
-    arrays = {name: (image / unit).astype(np.float16) for name, image in case.images.items()}
+    contents: dict[str, Any] = {name: (image / unit).astype(np.float16) for name, image in case.images.items()}
+    contents |= {"spacing": case.spacing, "slice_axis": case.slice_axis, "axes": case.axes or "", "unit": unit}
     path.parent.mkdir(parents=True, exist_ok=True)
-    facts = {"spacing": case.spacing, "slice_axis": case.slice_axis, "axes": case.axes or "", "unit": unit}
     with atomic_write(path, overwrite=True) as stream:
-        np.savez_compressed(stream, **arrays, **{name: np.asarray(value) for name, value in facts.items()})
+        np.savez_compressed(stream, **contents)
 
 
 def read_case(path: Path) -> Case:
