@@ -24,6 +24,7 @@ from pathlib import Path
 import torch
 
 from medsr.card import read_card
+from medsr.classical import noise_ratio
 from medsr.degradation import Degradation, interpolate, linear_mmse
 from medsr.evaluation.bias import hu_bias
 from medsr.evaluation.metrics import score
@@ -36,7 +37,6 @@ from medsr.image.volume import Array, Modality, Volume
 from medsr.protocols import Protocol, protocol
 from medsr.resources import sample_path
 from medsr.run import Request, degrade_file, upscale_file
-from medsr.training.validation import noise_ratio
 
 sys.path.insert(0, str(Path(__file__).parent))
 from accuracy_table import table

@@ -15,19 +15,17 @@ from monai.metrics import PSNRMetric
 from torch import Tensor
 
 from medsr.card import read_card
-from medsr.degradation import Degradation, interpolate, linear_mmse
-from medsr.diffusion.conditions import FOREGROUND, estimate_noise, noise_over_signal
+from medsr.classical import classical
 from medsr.diffusion.model import Model, load_model
-from medsr.engine import reconstruct, total_operator
+from medsr.engine import reconstruct
 from medsr.errors import ConfigError
 from medsr.image.files import atomic_write
 from medsr.image.foreground import foreground
 from medsr.image.geometry import Geometry
 from medsr.image.header import Header
-from medsr.image.intensity import fit_intensity
 from medsr.image.nifti import inspect, read
 from medsr.image.volume import Array, Modality, Volume
-from medsr.plan import Plan, Request, make_plan
+from medsr.plan import Request, make_plan
 from medsr.protocols import Protocol, protocol, seed_of, simulate
 from medsr.training.record import Report
 from medsr.training.setup import TrainingConfig, Validation, validation_rows
@@ -156,7 +154,7 @@ def score_of(case: Case, checkpoint: str, model: Model) -> Score:
         model=model.card.name,
     )
     plan = make_plan(case.header, request, model.card)
-    images = classical(case.coarse, plan)
+    images = dict(classical(case.coarse, plan.target, plan.profiles, ("cubic", "linear MMSE")))
     made = reconstruct(case.coarse, plan, model).volume.array
     return Score(
         checkpoint=checkpoint,
@@ -166,31 +164,8 @@ def score_of(case: Case, checkpoint: str, model: Model) -> Score:
         protocol=case.protocol,
         psnr=psnr(case, made),
         cubic=psnr(case, images["cubic"]),
-        linear=psnr(case, images["linear"]),
+        linear=psnr(case, images["linear MMSE"]),
     )
-
-
-def classical(coarse: Volume, plan: Plan) -> dict[str, Array]:
-    """Natural cubic spline and linear MMSE on the target grid, in scan units."""
-    intensity = fit_intensity(coarse.array, coarse.modality)
-    y = torch.from_numpy(intensity.apply(coarse.array))
-    A = total_operator(plan)
-    images = {
-        "cubic": interpolate(y, plan.acquired, plan.target, "cubic"),
-        "linear": linear_mmse(y, A, noise_ratio(y, A)),
-    }
-    return {name: intensity.invert(image.numpy()) for name, image in images.items()}
-
-
-def noise_ratio(y: Tensor, A: Degradation) -> float:
-    """lambda of the linear estimate, measured on the plane that holds the coarser axes. y: (I, J, K), normalised."""
-    scaled = [a for a, _ in A.scaled]
-    plane = scaled if len(scaled) == 2 else [scaled[0], max({0, 1, 2} - set(scaled), key=lambda a: y.shape[a])]
-    slices = y.permute(3 - sum(plane), *plane)[None].contiguous()
-    noise = estimate_noise(slices, torch.ones_like(slices))
-    factors = torch.tensor([[axis.factor if (axis := A.axes[a]) else 1.0 for a in plane]])
-    ratios = noise_over_signal(slices, (slices > FOREGROUND).float(), noise, factors)[0]
-    return float(torch.stack([ratios[plane.index(a)] for a in scaled]).mean())
 
 
 def psnr(case: Case, image: Array) -> float:
