@@ -3,9 +3,9 @@
     MEDSR_DATA=<folder with INDEX.csv> python benchmarks/calibrate.py [--test] [--write]
 
 Of pieces of each scan under each protocol it measures which factor would have made the 90 % interval cover 90 % of the
-foreground. The factor of a modality is the one with which the mean coverage over subjects and protocols is 90 %. The
-validation scans are too few to tell (three people with CT, two of them soft kernels), so those of the training are
-taken too. The page docs/results/calibration.md tells the coverage before and after, split by split; --write puts the
+foreground. The factor of a modality is the one with which the mean coverage over subjects and protocols is 90 %, but
+at least 1. The validation scans are too few to tell (three people with CT, two of them soft kernels), so those of the
+training are taken too; the networks know these, so that they may widen the intervals but not narrow them. The page docs/results/calibration.md tells the coverage before and after, split by split; --write puts the
 factors into the weights file (tensors and sha256 stay as they are). --test measures the card's factors on the test
 scans, docs/results/calibration-test.md.
 """
@@ -76,8 +76,8 @@ def mean_coverage(pieces: list[Piece], factor: float) -> float:
 
 
 def best_factor(pieces: list[Piece]) -> float:
-    """The factor whose mean coverage is LEVEL, by bisection of its logarithm."""
-    low, high = 0.1, 10.0
+    """The factor whose mean coverage is LEVEL, by bisection of its logarithm; 1 where it would be less."""
+    low, high = 1.0, 10.0
     for _ in range(40):
         middle = (low * high) ** 0.5
         low, high = (middle, high) if mean_coverage(pieces, middle) < LEVEL else (low, middle)
