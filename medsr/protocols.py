@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -10,13 +11,17 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from medsr.config import load_config
-from medsr.degradation import Degradation, parse_profile
+from medsr.degradation import Degradation, Kind, parse_profile
 from medsr.errors import ConfigError
+from medsr.image.acquired import Sharpness
 from medsr.image.foreground import foreground
 from medsr.image.geometry import Geometry
 from medsr.image.intensity import CT_AIR_HU
 from medsr.image.volume import Modality, Volume
 from medsr.resources import config_path
+
+MIN_IN_PLANE, MIN_SLICES = 32, 16  # voxels of the coarse scan along a scaled axis
+MAX_SLICE_MM = 3.5  # thicker slices are no reference along the slice axis
 
 
 class Noise(BaseModel):
@@ -58,6 +63,56 @@ class Protocol(BaseModel):
         """The coarse scan's grid: the same field of view, the number of voxels rounded."""
         axes = self.scaled_axes(slice_axis)
         return fine.with_scale([1 / self.factor if a in axes else 1.0 for a in range(3)])
+
+    def unfit(
+        self, fine: Geometry, modality: Modality, slice_axis: int, sharpness: Sequence[Sharpness] = ()
+    ) -> str | None:
+        """Why a volume on ``fine`` cannot be this protocol's reference; None where it can.
+
+        sharpness: of each axis i, j, k; empty where nobody looked. An axis that holds nothing up to its Nyquist
+        frequency has no detail to compare in plane.
+        """
+        if modality not in self.modalities:
+            return f"the protocol is for {' and '.join(self.modalities)}, and this is {modality}"
+        coarse = self.coarse_grid(fine, slice_axis)
+        if self.axes == "slice":
+            spacing, slices = fine.spacing[slice_axis], coarse.shape[slice_axis]
+            if spacing > MAX_SLICE_MM:
+                return f"its slices are {spacing:.3g} mm apart; a reference has at most {MAX_SLICE_MM:g} mm"
+            return f"{slices} slices are left of it; {MIN_SLICES} are needed" if slices < MIN_SLICES else None
+        axes = self.scaled_axes(slice_axis)
+        pixels = [coarse.shape[a] for a in axes]
+        if min(pixels) < MIN_IN_PLANE:
+            return f"{pixels[0]} x {pixels[1]} pixels are left of a slice; {MIN_IN_PLANE} each way are needed"
+        limited = [a for a in axes if sharpness and sharpness[a] == "band-limited"]
+        return f"axis {'ijk'[limited[0]]} was interpolated or zero-filled: no detail to compare" if limited else None
+
+    @property
+    def text(self) -> str:
+        """What is done to the reference and what methods are told, in one sentence."""
+        where = "along the slice axis" if self.axes == "slice" else "in plane"
+        kind, width = parse_profile(self.profile)
+        parts = [f"{self.factor:g} times coarser {where}: {_OPERATORS[kind].format(width=width)}"]
+        if self.magnitude:
+            parts.append("magnitude taken (MR)")
+        if self.noise is not None:
+            parts.append(
+                f"noise added, Rician of {self.noise.mr_percent:g} % of the foreground's 99.5th percentile (MR) or "
+                f"Gaussian of {self.noise.ct_hu:g} HU (CT)"
+            )
+        told = f"methods are told the profile, {self.profile}" if self.told else "methods are told nothing of it"
+        return f"{', '.join(parts)}; {told}."
+
+
+_OPERATORS: dict[Kind, str] = {
+    "identity": "resampled",
+    "sinc": "k-space cropped",
+    "hamming": "k-space cropped under a Hamming window",
+    "gauss": "averaged by a gaussian, full width at half maximum {width:g} x the coarse spacing",
+    "box": "averaged by a box, {width:g} x the coarse spacing wide",
+    "raised-cosine": "averaged by a raised cosine, half width {width:g} x the coarse spacing",
+    "triangle": "averaged by a triangle, half width {width:g} x the coarse spacing",
+}
 
 
 class _ProtocolFile(BaseModel):

@@ -123,3 +123,38 @@ def test_what_is_told() -> None:
         "inplane-x2-kspace", "inplane-x4-kspace", "blind-x2",
     }  # fmt: skip
     assert protocol("slice-x4-gap").told_profile == "gauss:0.8"
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "spacing", "sharpness", "reason"),
+    [
+        ("inplane-x4", (128, 140, 10), (1, 1, 5), "native/native/native", None),
+        ("inplane-x4", (120, 140, 10), (1, 1, 5), "native/native/native", "30 x 35 pixels are left"),
+        ("inplane-x2", (64, 64, 10), (1, 1, 5), "native/band-limited/native", "axis j was interpolated"),
+        ("inplane-x2", (64, 64, 10), (1, 1, 5), "native/smooth/band-limited", None),  # slices are left alone
+        ("slice-x4", (64, 64, 64), (1, 1, 3.5), "native/native/native", None),
+        ("slice-x4", (64, 64, 64), (1, 1, 3.6), "native/native/native", "3.6 mm apart; a reference has at most 3.5"),
+        ("slice-x4", (64, 64, 60), (1, 1, 1), "native/native/native", "15 slices are left of it; 16"),
+        ("slice-x4", (64, 64, 64), (1, 1, 1), "native/native/band-limited", None),  # thick, not interpolated, counts
+        ("inplane-x2-kspace", (64, 64, 64), (1, 1, 1), "native/native/native", None),
+    ],
+)
+def test_who_is_admitted(name: str, shape, spacing, sharpness: str, reason: str | None) -> None:
+    grid = Geometry(shape, np.diag([*spacing, 1.0]))
+    found = protocol(name).unfit(grid, "MR", 2, sharpness.split("/"))
+    assert found is None if reason is None else reason in found
+
+
+def test_admission_follows_the_slice_axis_and_the_modality() -> None:
+    grid = Geometry((10, 64, 64), np.diag([5.0, 1.0, 1.0, 1.0]))
+    assert protocol("inplane-x2").unfit(grid, "MR", 0) is None
+    assert "5 x 32 pixels" in str(protocol("inplane-x2").unfit(grid, "MR", 2))
+    assert "is for MR, and this is CT" in str(protocol("inplane-x2-kspace").unfit(grid, "CT", 0))
+
+
+def test_each_protocol_says_what_it_does_in_one_sentence() -> None:
+    texts = {name: p.text for name, p in load_protocols().items()}
+    assert len(set(texts.values())) == len(NAMES)
+    assert all(t.endswith(".") and "\n" not in t for t in texts.values())
+    assert texts["slice-x3.3"].startswith("3.3 times coarser along the slice axis: averaged by a gaussian")
+    assert texts["blind-x2"].endswith("Gaussian of 15 HU (CT); methods are told nothing of it.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,7 @@ from medsr.image.geometry import Geometry
 from medsr.image.volume import Array, Volume
 
 Matrix = tuple[int | None, int | None, int | None]
+Sharpness = Literal["native", "smooth", "band-limited"]  # truly sampled; filtered; interpolated or zero-filled
 
 # Steps in the power spectrum, in decades, between the frequencies just below an edge and all above it. On 42 MR scans:
 # at most 1.0 inside SEARCHED where the axis is truly sampled, 1.6 where a scanner filter softens it, 2.0 to 2.8 where
@@ -20,6 +22,7 @@ PLAUSIBLE = 0.5  # the step that must be seen where a tag says that the acquired
 SEARCHED = (0.35, 0.8)  # fractions of Nyquist between which an edge is looked for
 LENGTHS = (64, 48)  # voxels in a piece of a line; the longest that enough pieces can be had of
 MIN_PIECES = 200
+SMOOTH_DECADES, LIMITED_DECADES = -1.7, -2.2  # of ``falloff``
 _GUARD = 3  # frequencies on each side of an edge that the window smears
 _MAX_LINES = 16384  # lines of voxels that are looked at per axis
 _TISSUE = 0.15  # of the 99th percentile
@@ -59,6 +62,21 @@ def falloff(array: Array, axis: int) -> float | None:
     frequency = np.linspace(0, 0.5, len(power))
     fine, middle = power[frequency >= 0.42], power[(frequency >= 0.17) & (frequency <= 0.25)]
     return float(np.log10(fine.mean() / middle.mean()))
+
+
+def measured_sharpness(array: Array) -> tuple[Sharpness, Sharpness, Sharpness]:
+    """Per axis whether the grid is finer than what it holds, by its spectrum; native where nothing says so.
+
+    array: (I, J, K), air near 0.
+    """
+
+    def of(axis: int) -> Sharpness:
+        fall = falloff(array, axis)
+        if fall is None or fall > SMOOTH_DECADES:
+            return "native"
+        return "smooth" if fall > LIMITED_DECADES else "band-limited"
+
+    return of(0), of(1), of(2)
 
 
 def crop_k_space(volume: Volume, grid: Geometry) -> Volume:

@@ -8,20 +8,19 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
 from medsr.degradation import KINDS
 from medsr.diffusion.conditions import FOREGROUND
 from medsr.errors import ConfigError
+from medsr.image.acquired import Sharpness
 from medsr.image.volume import Array, Modality
 
 MARGIN = 24  # fine pixels between patch and window, the degraded region: four coarse pixels at factor 6
 MAX_FACTOR = 6.0
 MAX_SLICE_SPACING_MM = 3.5  # thicker slices are no target along the slice axis
 MIN_SLICES = 32
-Sharpness = Literal["native", "smooth", "band-limited"]
 Profile = tuple[int, float]  # index into KINDS, width in coarse spacings
 SINC, GAUSS, BOX, TRIANGLE, HAMMING = (KINDS.index(k) for k in ("sinc", "gauss", "box", "triangle", "hamming"))
 

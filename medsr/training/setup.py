@@ -15,13 +15,13 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from medsr.card import NetworkSpec
 from medsr.errors import ConfigError
-from medsr.image.acquired import falloff
+from medsr.image.acquired import Sharpness, measured_sharpness
 from medsr.image.header import Header
 from medsr.image.intensity import CT_AIR_HU
 from medsr.image.modality import by_voxels
 from medsr.image.nifti import inspect, read
 from medsr.image.volume import Array, Modality
-from medsr.training.draws import Sharpness, Source
+from medsr.training.draws import Source
 from medsr.transforms import LoadVolumed, Normalised
 
 # Columns of INDEX.csv: what it must have, and what stands for the others where they are absent.
@@ -37,7 +37,6 @@ OPTIONAL = {
 }
 SPLITS = ("train", "val", "test")
 MIN_IN_PLANE = 16  # voxels; a drawn scan has 8 along an axis at least, and half of the reference's at most
-SMOOTH_DECADES, LIMITED_DECADES = -1.7, -2.2  # of ``falloff``
 
 
 class Stage(BaseModel):
@@ -137,21 +136,6 @@ def sample_weights(rows: Sequence[dict[str, str]], config: TrainingConfig) -> li
     total = {m: sum(w for w, r in zip(raw, rows, strict=True) if r["modality"] == m) for m in ("MR", "CT")}
     share = {"MR": config.mr_share, "CT": 1 - config.mr_share} if all(total.values()) else {"MR": 1.0, "CT": 1.0}
     return [w * share[r["modality"]] / total[r["modality"]] for w, r in zip(raw, rows, strict=True)]
-
-
-def measured_sharpness(array: Array) -> tuple[Sharpness, Sharpness, Sharpness]:
-    """Per axis whether the grid is finer than what it holds, by its spectrum; native where nothing says so.
-
-    array: (I, J, K), air near 0.
-    """
-
-    def of(axis: int) -> Sharpness:
-        fall = falloff(array, axis)
-        if fall is None or fall > SMOOTH_DECADES:
-            return "native"
-        return "smooth" if fall > LIMITED_DECADES else "band-limited"
-
-    return of(0), of(1), of(2)
 
 
 # --- INDEX.csv -----------------------------------------------------------------------------------------------------

@@ -8,47 +8,37 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from statistics import fmean
+from typing import cast
 
 import numpy as np
 import torch
 from monai.metrics import PSNRMetric
-from torch import Tensor
 
 from medsr.card import read_card
 from medsr.classical import classical
+from medsr.crops import Crop, degraded, middle
 from medsr.diffusion.model import Model, load_model
 from medsr.engine import reconstruct
 from medsr.errors import ConfigError
+from medsr.image.acquired import Sharpness
 from medsr.image.files import atomic_write
-from medsr.image.foreground import foreground
-from medsr.image.geometry import Geometry
-from medsr.image.header import Header
 from medsr.image.nifti import inspect, read
-from medsr.image.volume import Array, Modality, Volume
-from medsr.plan import Request, make_plan
-from medsr.protocols import Protocol, protocol, seed_of, simulate
+from medsr.image.volume import Array, Modality
+from medsr.protocols import protocol
 from medsr.training.record import Report
 from medsr.training.setup import TrainingConfig, Validation, validation_rows
 
 MIN_COARSE = 8  # voxels of the coarse scan along a scaled axis, as in training
-MAX_SLICE_MM = 3.5  # thicker slices are no reference along the slice axis
 CT_RANGE_HU = 4095.0
 
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """The middle of one scan under one protocol.
-
-    header: of the coarse volume. span: the range of PSNR, from the whole scan. mask: the reference's foreground.
-    """
+    """The middle of one scan under one protocol. file: as in INDEX.csv. span: the range of PSNR, of the whole scan."""
 
     file: str
-    protocol: str
-    reference: Volume
-    coarse: Volume
-    header: Header
+    crop: Crop
     span: float
-    mask: Tensor
 
 
 @dataclass(frozen=True)
@@ -94,74 +84,33 @@ def validate(config: TrainingConfig, root: Path, out: Path, report: Report) -> l
 
 
 def cases_of(row: dict[str, str], root: Path, wanted: Validation) -> Iterator[Case]:
-    """What the protocols make of one scan of INDEX.csv, as far as it is admitted to them."""
+    """What the protocols make of one scan of INDEX.csv, as far as it is admitted to them and leaves enough to see."""
     path = root / row["file"]
     modality: Modality = "CT" if row["modality"] == "CT" else "MR"
     whole, slice_axis = read(path, modality=modality), inspect(path).slice_axis
-    fine = middle(whole, slice_axis, wanted)
+    fine = middle(whole, [wanted.slices if axis == slice_axis else wanted.in_plane for axis in range(3)])
     low, high = np.percentile(whole.array, (0, 99.9))
-    mask = torch.from_numpy(foreground(fine.array, modality, slice_axis))
-    native = row["native"].split("/")
+    span = CT_RANGE_HU if modality == "CT" else float(high - low)
+    native = cast(list[Sharpness], row["native"].split("/"))
     for name in wanted.protocols:
-        plan = protocol(name)
-        if not admitted(plan, fine, slice_axis, native):
-            continue
-        generator = torch.Generator().manual_seed(seed_of(path.name))
-        coarse = simulate(fine, plan, generator, slice_axis=slice_axis)
-        header = Header(
-            path=path,
-            format="nifti",
-            geometry=coarse.geometry,
-            dtype="float32",
-            modality=modality,
-            modality_evidence="INDEX.csv",
-            slice_axis=slice_axis,
-        )
-        span = CT_RANGE_HU if modality == "CT" else float(high - low)
-        yield Case(row["file"], name, fine, coarse, header, span, mask)
-
-
-def middle(volume: Volume, slice_axis: int, wanted: Validation) -> Volume:
-    """At most so many voxels of the middle of a scan."""
-    limits = [wanted.slices if axis == slice_axis else wanted.in_plane for axis in range(3)]
-    shape = [min(n, limit) for n, limit in zip(volume.array.shape, limits, strict=True)]
-    start = [(n - m) // 2 for n, m in zip(volume.array.shape, shape, strict=True)]
-    box = tuple(slice(a, a + m) for a, m in zip(start, shape, strict=True))
-    affine = volume.geometry.affine.copy()
-    affine[:3, 3] += affine[:3, :3] @ start
-    geometry = Geometry((shape[0], shape[1], shape[2]), affine)
-    provenance = volume.provenance.then("cropped", start=start, shape=shape)
-    return Volume(np.ascontiguousarray(volume.array[box]), geometry, volume.modality, provenance)
-
-
-def admitted(plan: Protocol, fine: Volume, slice_axis: int, native: Sequence[str]) -> bool:
-    """Whether a scan can be the reference of a protocol. native: per axis, as in INDEX.csv."""
-    axes = plan.scaled_axes(slice_axis)
-    coarse = plan.coarse_grid(fine.geometry, slice_axis)
-    if fine.modality not in plan.modalities or min(coarse.shape[a] for a in axes) < MIN_COARSE:
-        return False
-    if plan.axes == "slice":
-        return fine.geometry.spacing[slice_axis] <= MAX_SLICE_MM
-    return not any(native[a] == "band-limited" for a in axes)
+        rule = protocol(name)
+        left = min(rule.coarse_grid(fine.geometry, slice_axis).shape[a] for a in rule.scaled_axes(slice_axis))
+        if left >= MIN_COARSE and rule.unfit(whole.geometry, modality, slice_axis, native) is None:
+            yield Case(row["file"], degraded(fine, name, path, slice_axis), span)
 
 
 def score_of(case: Case, checkpoint: str, model: Model) -> Score:
     """The model and the classical methods on one case."""
-    request = Request(
-        target=case.reference.geometry,
-        profile=protocol(case.protocol).told_profile,
-        from_acquired="off",
-        model=model.card.name,
-    )
-    plan = make_plan(case.header, request, model.card)
-    images = dict(classical(case.coarse, plan.target, plan.profiles, ("cubic", "linear MMSE")))
-    made = reconstruct(case.coarse, plan, model).volume.array
+    crop = case.crop
+    plan = crop.plan(model.card)
+    images = dict(classical(crop.scan, plan.target, plan.profiles, ("cubic", "linear MMSE")))
+    made = reconstruct(crop.scan, plan, model).volume.array
     return Score(
         checkpoint=checkpoint,
         weights=model.card.sha256[:12],
         file=case.file,
-        modality=case.reference.modality,
-        protocol=case.protocol,
+        modality=crop.reference.modality,
+        protocol=crop.protocol,
         psnr=psnr(case, made),
         cubic=psnr(case, images["cubic"]),
         linear=psnr(case, images["linear MMSE"]),
@@ -170,7 +119,8 @@ def score_of(case: Case, checkpoint: str, model: Model) -> Score:
 
 def psnr(case: Case, image: Array) -> float:
     """In dB, over the foreground of the reference."""
-    made, true = (torch.from_numpy(a).double()[case.mask][None, None] for a in (image, case.reference.array))
+    mask = torch.from_numpy(case.crop.mask)
+    made, true = (torch.from_numpy(a).double()[mask][None, None] for a in (image, case.crop.reference.array))
     return float(PSNRMetric(max_val=case.span)(made, true))
 
 

@@ -12,13 +12,12 @@ import torch
 from scipy import ndimage
 
 from medsr.errors import ConfigError
-from medsr.image.acquired import crop_rows
+from medsr.image.acquired import crop_rows, measured_sharpness
 from medsr.training.data import make_batch
 from medsr.training.setup import (
     TrainingConfig,
     data_root,
     load_sources,
-    measured_sharpness,
     sample_weights,
     training_rows,
     validation_rows,
