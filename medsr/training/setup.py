@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Self, cast, get_args
+from typing import Any, Literal, Self, cast
 
 import numpy as np
 from monai.data import CacheDataset
@@ -21,11 +20,11 @@ from medsr.image.intensity import CT_AIR_HU
 from medsr.image.modality import by_voxels
 from medsr.image.nifti import inspect, read
 from medsr.image.volume import Array, Modality
+from medsr.index import read_index
 from medsr.training.draws import Source
 from medsr.transforms import LoadVolumed, Normalised
 
-# Columns of INDEX.csv: what it must have, and what stands for the others where they are absent.
-REQUIRED = ("file", "subject", "split")
+# Columns of INDEX.csv beside file, subject and split, and what stands for them where they are absent.
 OPTIONAL = {
     "person": "",  # who the subject is, where two names may stand for one
     "modality": "",  # MR or CT; else as the file and its voxels say
@@ -35,7 +34,6 @@ OPTIONAL = {
     "dataset": "",
     "licence": "",
 }
-SPLITS = ("train", "val", "test")
 MIN_IN_PLANE = 16  # voxels; a drawn scan has 8 along an axis at least, and half of the reference's at most
 
 
@@ -96,7 +94,7 @@ def data_root() -> Path:
 
 
 def training_rows(root: Path) -> list[dict[str, str]]:
-    """Rows of INDEX.csv that may enter weights, with every column of REQUIRED and OPTIONAL.
+    """Rows of INDEX.csv that may enter weights, with every column of OPTIONAL.
 
     They are of the split train, with weights_ok = yes where there is such a column. An empty modality or native is
     filled in from the file. Raises ConfigError for a damaged index and for a file that cannot be trained on, and
@@ -143,8 +141,11 @@ def sample_weights(rows: Sequence[dict[str, str]], config: TrainingConfig) -> li
 
 def _rows(root: Path, split: str) -> list[dict[str, str]]:
     path = root / "INDEX.csv"
-    rows = _read_index(path)
-    _check_splits(path, rows)
+    if not path.exists():
+        raise ConfigError(
+            f"no INDEX.csv in {root}; set MEDSR_DATA to the folder that holds it and the training volumes"
+        )
+    rows = read_index(path, OPTIONAL, ConfigError)
     wanted = [r for r in rows if r["split"] == split and (split != "train" or r["weights_ok"] == "yes")]
     if not wanted:
         licence = " and weights_ok = yes" if split == "train" else ""
@@ -152,67 +153,14 @@ def _rows(root: Path, split: str) -> list[dict[str, str]]:
     return [_described(root, row) for row in wanted]
 
 
-def _read_index(path: Path) -> list[dict[str, str]]:
-    """Every row, with the optional columns filled in."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as stream:
-            lines = [[cell.strip() for cell in line] for line in csv.reader(stream, skipinitialspace=True) if any(line)]
-    except FileNotFoundError:
-        raise ConfigError(
-            f"no INDEX.csv in {path.parent}; set MEDSR_DATA to the folder that holds it and the training volumes"
-        ) from None
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ConfigError(f"{path} cannot be read as CSV in UTF-8 ({error}); save it as such") from error
-    header = lines[0] if lines else []
-    if missing := [column for column in REQUIRED if column not in header]:
-        raise ConfigError(
-            f"{path} has no column {', '.join(missing)}; it needs file, subject, split, with commas between"
-        )
-    for number, line in enumerate(lines[1:], 1):
-        if len(line) != len(header):
-            raise ConfigError(
-                f"{path}, row {number}: {len(line)} cells under {len(header)} columns; put text with commas in quotes"
-            )
-    return [OPTIONAL | dict(zip(header, line, strict=True)) for line in lines[1:]]
-
-
-def _check_splits(path: Path, rows: list[dict[str, str]]) -> None:
-    """Each file once, each subject and person in one split: else a model would be judged on what it has seen."""
-    place: dict[tuple[str, str], str] = {}
-    for row in rows:
-        if not row["file"] or not row["subject"]:
-            raise ConfigError(
-                f"{path}: a row lacks its file or its subject ({row['file'] or row['subject']}); fill it in"
-            )
-        if row["split"] not in SPLITS:
-            raise ConfigError(f"{path}: split {row['split']!r} of {row['file']}; write train, val or test")
-        if ("file", row["file"]) in place:
-            raise ConfigError(f"{path} lists {row['file']} twice; leave one row")
-        place["file", row["file"]] = row["split"]
-        for column in ("subject", "person"):
-            if row[column] and place.setdefault((column, row[column]), row["split"]) != row["split"]:
-                raise ConfigError(
-                    f"{path}: {column} {row[column]!r} is in {place[column, row[column]]} and in {row['split']}; "
-                    "put all scans of one person into one split"
-                )
-
-
 def _described(root: Path, row: dict[str, str]) -> dict[str, str]:
     """The row with what it leaves open taken from its file, and a file that teaches something."""
     name, path = row["file"], root / row["file"]
     if not path.is_file():
         raise ConfigError(f"INDEX.csv lists {name}, which is not in {root}; correct the path or take the row out")
-    if row["modality"] not in ("", "MR", "CT"):
-        raise ConfigError(f"INDEX.csv: modality {row['modality']!r} of {name}; write MR or CT, or leave it empty")
-    axes = row["native"].split("/") if row["native"] else []
-    if len(axes) not in (0, 3) or not set(axes) <= set(get_args(Sharpness)):
-        raise ConfigError(
-            f"INDEX.csv: native {row['native']!r} of {name}; write native, smooth or band-limited for each axis, such "
-            "as native/native/smooth, or leave it empty"
-        )
     header = inspect(path)
     _check_shape(name, header)
-    if row["modality"] and axes:
+    if row["modality"] and row["native"]:
         return row
     # Read as if it were known, for errors that speak of the index and not of the options of another command.
     array = read(path, modality=cast(Modality, row["modality"] or "MR"), header=header).array
