@@ -54,11 +54,14 @@ class Upscaled:
 
 
 def plan_file(
-    path: Path, output: Path | None, request: Request, *, overwrite: bool = False
+    path: Path, output: Path | None, request: Request, *, overwrite: bool = False, card: ModelCard | None = None
 ) -> tuple[Header, ModelCard, Plan]:
-    """The plan for a file, from headers alone; imports no torch. output: None stands for ``default_output``."""
+    """The plan for a file, from headers alone; imports no torch.
+
+    output: None stands for ``default_output``. card: that of ``request.model``, where it was read before.
+    """
     header = inspect(path, prefer=request.prefer, assume_spacing=request.assume_spacing)
-    card = read_card(request.model)
+    card = card or read_card(request.model)
     plan = make_plan(header, request, card, output or default_output(path), overwrite=overwrite)
     return header, card, plan
 
@@ -69,18 +72,21 @@ def upscale_file(
     request: Request | None = None,
     progress: Progress | None = None,
     *,
+    model: Model | None = None,
     overwrite: bool = False,
 ) -> Upscaled:
     """Upscale one NIfTI or MGH file to ``output`` (default ``<stem>_sr.nii.gz`` beside it) with a JSON sidecar.
 
     All files appear at the end, whole, the sidecar last; when anything fails or the run is interrupted, none does, and
-    those that were there stay as they were. Raises the kinds of medsr.errors.
+    those that were there stay as they were. model: what ``load_for`` gave for this request, which spares loading it
+    for each of many files. Raises the kinds of medsr.errors.
     """
     request = request or Request()
     report = progress or _silent
     clock = Clock()
     with clock("inspect"):
-        header, card, plan = plan_file(path, output, request, overwrite=overwrite)
+        card = model.card if model is not None else None
+        header, card, plan = plan_file(path, output, request, overwrite=overwrite, card=card)
     target = plan.output or default_output(path)
     with clock("read"):
         report("read", 0.0)
@@ -89,9 +95,11 @@ def upscale_file(
         header, plan = _decided(first, header, request, card, target, overwrite=overwrite)
     results: list[Result] = []
     masks = []
-    model = None
     for index, scan in enumerate(_chain(first, scans)):
-        model = model or _loaded(request, clock, report)
+        if model is None:
+            with clock("load model"):
+                report("load model", 0.0)
+                model = load_for(request)
         inner = _part(report, index, header.volumes if request.volume == "all" else 1)
         intensity = results[0].intensity if results else None
         results.append(_one(scan.volume, plan, model, inner, clock, intensity=intensity))
@@ -115,6 +123,17 @@ def upscale_file(
             stream.write(text.encode())
     report("write", 1.0)
     return Upscaled(header, plan, tuple(results), files, json.loads(text))
+
+
+def load_for(request: Request) -> Model:
+    """The model of a request on its device, with as many threads as it says. Raises ModelError, DeviceError."""
+    import torch
+
+    from medsr.diffusion.model import load_model
+
+    if request.threads is not None:
+        torch.set_num_threads(request.threads)
+    return load_model(request.model, device=request.device)
 
 
 def upscale(
@@ -172,8 +191,10 @@ def upscale(
     plan = make_plan(header, request, card)
     clock = Clock()
     report = progress or _silent
-    loaded = _loaded(request, clock, report) if isinstance(model, str | Path) else model
-    return _one(volume, plan, loaded, report, clock, intensity=None)
+    if isinstance(model, str | Path):
+        report("load model", 0.0)
+        model = load_for(request)
+    return _one(volume, plan, model, report, clock, intensity=None)
 
 
 def degrade_file(
@@ -279,18 +300,6 @@ def _with_acquired(header: Header, volume: Volume, request: Request, plan: Plan)
             warnings.append(f"axis {letter} is zero-filled: {stored} voxels from about {seen[axis]} samples, by the "
                             "spectrum; k-space is cropped back first (--from-acquired off leaves it)")  # fmt: skip
     return replace(header, acquired=(counts[0], counts[1], counts[2]), warnings=tuple(warnings))
-
-
-def _loaded(request: Request, clock: Clock, report: Progress) -> Model:
-    with clock("load model"):
-        report("load model", 0.0)
-        import torch
-
-        from medsr.diffusion.model import load_model
-
-        if request.threads is not None:
-            torch.set_num_threads(request.threads)
-        return load_model(request.model, device=request.device)
 
 
 def _one(volume: Volume, plan: Plan, model: Model, report: Progress, clock: Clock, *, intensity: Any) -> Result:

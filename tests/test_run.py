@@ -93,6 +93,24 @@ def test_same_request_same_bytes(scan, tiny_model, tmp_path):
     assert first.files["volume"].read_bytes() != third.files["volume"].read_bytes()
 
 
+def test_a_loaded_model_serves_many_files(scan, tiny_model, tmp_path):
+    wanted = request(tiny_model)
+    model = run.load_for(wanted)
+    first, second = (
+        upscale_file(scan, tmp_path / f"{name}.nii.gz", wanted, model=m) for name, m in (("a", model), ("b", None))
+    )
+    assert first.files["volume"].read_bytes() == second.files["volume"].read_bytes()
+    assert first.plan.model_sha256 == model.card.sha256
+    assert "load model" not in first.sidecar["timings"]
+
+
+def test_asking_for_the_uncertainty_changes_no_voxel(scan, tiny_model, tmp_path):
+    plain, asked = (
+        upscale_file(scan, tmp_path / f"{flag}.nii.gz", request(tiny_model, uncertainty=flag)) for flag in (False, True)
+    )
+    assert plain.files["volume"].read_bytes() == asked.files["volume"].read_bytes()
+
+
 def test_maps(scan, tiny_model):
     done = upscale_file(scan, None, request(tiny_model, uncertainty=True, detail_map=True, texture=0.3, steps=2))
     for kind in ("std", "detail"):
