@@ -4,41 +4,122 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import reduce
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from medsr.evaluation.blocks import blocks, on_cores
 from medsr.evaluation.metrics import Voxels
+from medsr.evaluation.power import Mask, Power, Spectrum, band, boxes, decibels, mean_power, radial, radius
 
-FLOOR = 1e-6  # of the reference's power: a frequency that is missing altogether costs 60 dB
 LOG_SIGMA = 1.5  # pixels
 LOG_RADIUS = 7  # pixels on each side: a kernel of 15 x 15
-_BLOCK = 1 << 22  # values that are transformed at once
-_ROUNDING = 1e-9  # of a frequency
-
-Mask = NDArray[np.bool_]
-Power = NDArray[np.float64]
-
-
-@dataclass(frozen=True, eq=False)
-class Spectrum:
-    """A radially averaged power spectrum: (N,) centres of the bins in cycles per voxel, (N,) mean power in each."""
-
-    frequency: NDArray[np.float64]
-    power: Power
+_BLOCK = 1 << 20  # values that a thread filters at once
 
 
 @dataclass(frozen=True)
 class BetweenSlices:
     """Power of the differences between neighbouring slices, the prediction's over the reference's; 1 is right.
 
-    whole: of all frequencies in the slices up to Nyquist. fine: of those above the scan's Nyquist frequency.
+    whole: of all frequencies in the slices up to Nyquist. fine: of those above the scan's Nyquist frequency, None where
+    the scan's pixels were as fine as the reference's.
     """
 
     whole: float
-    fine: float
+    fine: float | None
+
+
+@dataclass(frozen=True, eq=False)
+class PowerRatio:
+    """Power of a prediction and of its reference at each frequency, over the axes that the scan had coarser.
+
+    low: the scan's Nyquist frequency in cycles per voxel.
+    """
+
+    power: Power
+    expected: Power
+    low: float
+
+    @property
+    def error(self) -> float:
+        """See ``spectrum_error``."""
+        power, expected = radial(self.power, self.low).power, radial(self.expected, self.low).power
+        if not expected.all():
+            raise ValueError(
+                "the reference has no power above the scan's Nyquist frequency; it has no texture to compare"
+            )
+        return float(np.mean(np.abs(decibels(power, expected))))
+
+    def curve(self, most: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Frequencies and 10 log10(P / P_ref) in at most ``most`` bins from 0 to 0.5; bins without P_ref are left out.
+
+        A ratio below -60 dB counts as -60 dB.
+        """
+        power, expected = radial(self.power, 0.0, most), radial(self.expected, 0.0, most)
+        held = expected.power > 0
+        return power.frequency[held], decibels(power.power[held], expected.power[held])
+
+
+@dataclass(frozen=True, eq=False)
+class Texture:
+    """Measures the texture of any number of predictions; what depends on the reference alone is worked out once.
+
+    reference, mask: (I, J, K). slice_axis: across slices. factors: voxel size of the scan over that of the reference
+    along i, j, k. Methods take a prediction (I, J, K) and raise ValueError where the functions they name do.
+    """
+
+    reference: Voxels
+    mask: Mask
+    slice_axis: int
+    factors: tuple[float, ...]
+
+    def ratio(self, prediction: Voxels) -> PowerRatio:
+        """Power spectra over the axes whose factor is above 1; see ``spectrum_error``."""
+        (box,) = boxes(self.mask, prediction)
+        low = _scan_nyquist(self.factors, (0, 1, 2))
+        return PowerRatio(mean_power(box, self._scaled), self._power, low)
+
+    def hfen(self, prediction: Voxels) -> float:
+        """See ``hfen``."""
+        boxes(self.mask, self.reference, prediction)
+        if self._edges is None:
+            raise ValueError("the reference is flat over the mask; its high-frequency error norm has no scale")
+        error = _edge_energy(self.mask, self.slice_axis, prediction, self.reference)
+        return float(np.sqrt(error / self._edges))
+
+    def between_slices(self, prediction: Voxels) -> BetweenSlices:
+        """See ``between_slice_ratio``, which however insists on a factor above 1 within the slices."""
+        (box,) = boxes(self.mask, prediction)
+        others = _others(self.slice_axis)
+        power, expected = mean_power(box, others, differences=True), self._difference_power
+        largest, radii = max(self.factors[a] for a in others), radius(expected.shape)
+        whole, fine = band(radii, 0.0), band(radii, 0.5 / largest)
+        if not expected[fine if largest > 1 else whole].any():
+            raise ValueError("the reference's slices do not differ above the scan's Nyquist frequency")
+        ratios = [float(power[part].sum() / expected[part].sum()) for part in (whole, fine)]
+        return BetweenSlices(ratios[0], ratios[1] if largest > 1 else None)
+
+    @property
+    def _scaled(self) -> list[int]:
+        return [axis for axis, factor in enumerate(self.factors) if factor > 1]
+
+    @cached_property
+    def _power(self) -> Power:
+        (box,) = boxes(self.mask, self.reference)
+        return mean_power(box, self._scaled)
+
+    @cached_property
+    def _difference_power(self) -> Power:
+        (box,) = boxes(self.mask, self.reference)
+        return mean_power(box, _others(self.slice_axis), differences=True)
+
+    @cached_property
+    def _edges(self) -> float | None:
+        if np.ptp(self.reference[self.mask]) == 0:
+            return None
+        return _edge_energy(self.mask, self.slice_axis, self.reference)
 
 
 def spectrum_error(reference: Voxels, prediction: Voxels, *, mask: Mask, factors: Sequence[float]) -> float:
@@ -56,13 +137,8 @@ def spectrum_error(reference: Voxels, prediction: Voxels, *, mask: Mask, factors
 
     Raises ValueError for unequal shapes, an empty mask, a band without frequencies or a reference without power in it.
     """
-    truth, made = _boxes(mask, reference, prediction)
-    axes = [axis for axis, factor in enumerate(factors) if factor > 1]
-    low = _scan_nyquist(factors, (0, 1, 2))
-    power, expected = (_radial(_power(box, axes), low).power for box in (made, truth))
-    if not expected.all():
-        raise ValueError("the reference has no power above the scan's Nyquist frequency; it has no texture to compare")
-    return float(np.mean(np.abs(10 * np.log10(np.maximum(power / expected, FLOOR)))))
+    boxes(mask, reference)
+    return Texture(reference, mask, 2, tuple(factors)).ratio(prediction).error
 
 
 def hfen(reference: Voxels, prediction: Voxels, *, mask: Mask, axis: int) -> float:
@@ -72,16 +148,7 @@ def hfen(reference: Voxels, prediction: Voxels, *, mask: Mask, axis: int) -> flo
     pixels, sigma 1.5, mirrored at the picture's edge; the norms are over all slices together. (The paper gives the
     numerator alone.) Raises ValueError for unequal shapes, an empty mask or a reference that is flat there.
     """
-    _boxes(mask, reference, prediction)
-    if np.ptp(reference[mask]) == 0:
-        raise ValueError("the reference is flat over the mask; its high-frequency error norm has no scale")
-    edges = error = 0.0
-    for truth, made, inside in zip(*(np.moveaxis(a, axis, 0) for a in (reference, prediction, mask)), strict=True):
-        if inside.any():
-            exact = truth.astype(np.float64)
-            edges += float(np.sum(_laplacian(exact)[inside] ** 2))
-            error += float(np.sum(_laplacian(made - exact)[inside] ** 2))
-    return float(np.sqrt(error / edges))
+    return Texture(reference, mask, axis, (1.0, 1.0, 1.0)).hfen(prediction)
 
 
 def between_slice_spectrum(volume: Voxels, *, mask: Mask, axis: int) -> Spectrum:
@@ -91,8 +158,8 @@ def between_slice_spectrum(volume: Voxels, *, mask: Mask, axis: int) -> Spectrum
     ``spectrum_error``, from 0 to 0.5 cycles per voxel. Slices of independent white noise of variance v have power 2 v
     at every frequency: samples that were drawn slice by slice flicker, and it is here that they show it.
     """
-    (box,) = _boxes(mask, volume)
-    return _radial(_difference_power(box, axis), 0.0)
+    (box,) = boxes(mask, volume)
+    return radial(mean_power(box, _others(axis), differences=True), 0.0)
 
 
 def between_slice_ratio(
@@ -103,24 +170,9 @@ def between_slice_ratio(
     Arrays and axis as in ``between_slice_spectrum``, factors as in ``spectrum_error``: at least one axis within the
     slices has a factor above 1. Raises ValueError as those do.
     """
-    truth, made = _boxes(mask, reference, prediction)
-    low = _scan_nyquist(factors, _others(axis))
-    expected, power = _difference_power(truth, axis), _difference_power(made, axis)
-    whole, fine = (_band(_radius(expected.shape), lowest) for lowest in (0.0, low))
-    if not expected[fine].any():
-        raise ValueError("the reference's slices do not differ above the scan's Nyquist frequency")
-    return BetweenSlices(*(float(power[band].sum() / expected[band].sum()) for band in (whole, fine)))
-
-
-def _boxes(mask: Mask, *volumes: Voxels) -> list[Voxels]:
-    """The bounding box of the mask, cut from each volume."""
-    for volume in volumes:
-        if volume.shape != mask.shape:
-            raise ValueError(f"reference, prediction and mask need one shape, not {volume.shape} and {mask.shape}")
-    if not mask.any():
-        raise ValueError("the mask is empty; texture needs a region to look at")
-    box = ndimage.find_objects(mask.astype(np.uint8))[0]
-    return [volume[box] for volume in volumes]
+    boxes(mask, reference, prediction)
+    _scan_nyquist(factors, _others(axis))
+    return Texture(reference, mask, axis, tuple(factors)).between_slices(prediction)
 
 
 def _others(axis: int) -> list[int]:
@@ -135,51 +187,18 @@ def _scan_nyquist(factors: Sequence[float], axes: Sequence[int]) -> float:
     return 0.5 / largest
 
 
-def _power(box: Voxels, axes: Sequence[int]) -> Power:
-    """Power at each frequency over ``axes``, averaged over the other axes; that of white noise is its variance."""
-    lengths, last = [box.shape[a] for a in axes], range(-len(axes), 0)
-    pieces = np.moveaxis(box, axes, last).reshape(-1, *lengths)
-    window = reduce(np.multiply.outer, [_hann(n) for n in lengths])
-    total = np.zeros(lengths)
-    step = max(1, _BLOCK // window.size)
-    for start in range(0, len(pieces), step):
-        spectrum = np.fft.fftn(pieces[start : start + step] * window, axes=last)
-        total += np.sum(spectrum.real**2 + spectrum.imag**2, axis=0)
-    return np.asarray(total / (len(pieces) * np.sum(window**2)))
+def _edge_energy(mask: Mask, axis: int, volume: Voxels, subtracted: Voxels | None = None) -> float:
+    """Sum over the mask of the squared Laplacian of Gaussian of each slice of ``volume``, less another if given."""
+    slices, inside = np.moveaxis(volume, axis, 0), np.moveaxis(mask, axis, 0)
+    others = None if subtracted is None else np.moveaxis(subtracted, axis, 0)
 
+    def energy(some: slice) -> float:
+        block, where = slices[some].astype(np.float64, order="C"), inside[some]
+        if others is not None:
+            block -= others[some]
+        return sum(float(np.sum(_laplacian(image)[seen] ** 2)) for image, seen in zip(block, where, strict=True))
 
-def _hann(n: int) -> NDArray[np.float64]:
-    """The window between its zeros, symmetric in the box: a flipped volume has the same spectrum."""
-    return np.asarray(np.sin(np.pi * (np.arange(n) + 0.5) / n) ** 2)
-
-
-def _difference_power(box: Voxels, axis: int) -> Power:
-    if box.shape[axis] < 2:
-        raise ValueError(f"the mask spans one slice across axis {axis}; differences need two")
-    return _power(np.diff(box.astype(np.float64), axis=axis), _others(axis))
-
-
-def _radius(lengths: Sequence[int]) -> NDArray[np.float64]:
-    """Radial frequency in cycles per voxel at each point of a transform."""
-    return np.asarray(np.sqrt(reduce(np.add.outer, [np.fft.fftfreq(n) ** 2 for n in lengths])))
-
-
-def _band(radius: NDArray[np.float64], low: float) -> Mask:
-    """From ``low`` to 0.5, both included whatever rounding did to them."""
-    return (radius > low - _ROUNDING) & (radius < 0.5 + _ROUNDING)
-
-
-def _radial(power: Power, low: float) -> Spectrum:
-    """Mean power in equal bins of radial frequency from ``low`` to 0.5 cycles per voxel."""
-    count = int((0.5 - low) * min(power.shape) + _ROUNDING)
-    if count < 1:
-        raise ValueError(f"a box of {power.shape} voxels has no frequency between {low:g} and 0.5 cycles per voxel")
-    radius = _radius(power.shape)
-    band = _band(radius, low)
-    # A frequency on the lower edge of a bin must not fall into the bin below, or this one may be empty.
-    index = np.minimum(((radius[band] - low) / (0.5 - low) * count + _ROUNDING).astype(int), count - 1)
-    mean = np.bincount(index, power[band], count) / np.bincount(index, minlength=count)
-    return Spectrum(low + (np.arange(count) + 0.5) * (0.5 - low) / count, mean)
+    return sum(on_cores(energy, blocks(len(slices), max(1, _BLOCK // slices[0].size))))
 
 
 def _laplacian(image: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from medsr.evaluation.bias import hu_bias
+from medsr.evaluation.bias import CLASSES, Tissues, hu_bias
 from medsr.image.foreground import foreground
 
 TISSUES = {"lung": -800.0, "fat": -100.0, "soft": 40.0, "bone": 600.0}
@@ -102,3 +102,19 @@ def test_int16_does_not_overflow():
 def test_refusals(prediction, mask, message):
     with pytest.raises(ValueError, match=message):
         hu_bias(np.zeros((8, 8, 4)), prediction, mask=mask, slice_axis=2)
+
+
+@pytest.mark.parametrize("slice_axis", [0, 1, 2])
+def test_classes_are_eroded_each_for_itself(slice_axis):
+    """scipy's binary erosion of every class, the picture's edge being no rim."""
+    smooth = ndimage.gaussian_filter(np.random.default_rng(1).normal(size=(50, 40, 6)), (6, 6, 1))
+    reference = np.moveaxis(-900 + 1500 * (smooth - smooth.min()) / np.ptp(smooth), 2, slice_axis)
+    sigma = [0 if a == slice_axis else 2 for a in range(3)]
+    seen = ndimage.gaussian_filter(reference, sigma)
+    cross = ndimage.generate_binary_structure(3, 1)
+    np.moveaxis(cross, slice_axis, 0)[[0, 2]] = False
+    labels = Tissues.of(reference, slice_axis).labels
+    for number, (low, high) in enumerate(CLASSES, start=1):
+        expected = ndimage.binary_erosion((seen >= low) & (seen < high), cross, iterations=2, border_value=1)
+        np.testing.assert_array_equal(labels == number, expected)
+    assert len(np.unique(labels)) > 3

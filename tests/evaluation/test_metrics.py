@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from monai.metrics import PSNRMetric, SSIMMetric
 from scipy import ndimage
 from scipy.signal import fftconvolve
+from skimage.metrics import structural_similarity
 
-from medsr.evaluation import metrics
+from medsr.evaluation import blocks, metrics
 from medsr.image.foreground import foreground
 
 
@@ -162,3 +163,44 @@ def test_score_is_the_single_metrics_together() -> None:
 def test_refusals(prediction: np.ndarray, options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         metrics.psnr(np.zeros((4, 4, 4)), prediction, **options)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("shape", [(30, 14, 12), (11, 29, 40)])
+@pytest.mark.parametrize(("gain", "offset"), [(1.0, 0.0), (3.0, -1000.0)])
+def test_ssim_equals_scikit_image(shape: tuple[int, int, int], axis: int, gain: float, offset: float) -> None:
+    """Both SSIMs at once are scikit-image's, each alone, also for CT's negative numbers."""
+    reference, prediction = (gain * a.astype(np.float64) + offset for a in pair(shape))
+
+    def oracle(x: np.ndarray, y: np.ndarray) -> float:
+        values = structural_similarity(
+            x, y, data_range=900, gaussian_weights=True, sigma=1.5, win_size=11, use_sample_covariance=False, full=True
+        )[1]
+        return values[(slice(5, -5),) * x.ndim].mean()
+
+    found = metrics.ssim(reference, prediction, data_range=900, axis=axis)
+    slices = zip(np.moveaxis(reference, axis, 0), np.moveaxis(prediction, axis, 0), strict=True)
+    assert found.ssim_2d == pytest.approx(np.mean([oracle(x, y) for x, y in slices]), abs=1e-9)
+    assert found.ssim_3d == pytest.approx(oracle(reference, prediction), abs=1e-9)
+
+
+@pytest.mark.parametrize("cores", [2, 7, 64])
+def test_the_number_of_cores_changes_nothing(monkeypatch: pytest.MonkeyPatch, cores: int) -> None:
+    reference, prediction = pair((40, 20, 33))
+    found = []
+    for count in (1, cores):
+        for module in (blocks, metrics):
+            monkeypatch.setattr(module, "cores", lambda count=count: count)
+        similarity = metrics.ssim(reference, prediction, data_range=1e3, axis=2)
+        found.append((metrics.psnr(reference, prediction, data_range=1e3), similarity.ssim_2d, similarity.ssim_3d))
+    assert found[0] == pytest.approx(found[1], abs=1e-12)
+
+
+def test_mean_absolute_error() -> None:
+    reference, prediction = pair((40, 20, 33))
+    mask = reference > 500
+    error = np.abs(prediction.astype(float) - reference)
+    assert metrics.mean_absolute_error(reference, prediction) == pytest.approx(error.mean())
+    assert metrics.mean_absolute_error(reference, prediction, mask=mask) == pytest.approx(error[mask].mean())
+    with pytest.raises(ValueError, match="empty"):
+        metrics.mean_absolute_error(reference, prediction, mask=mask & False)
