@@ -14,7 +14,7 @@ MARKERS: tuple[Marker, ...] = ("circle", "square", "triangle", "diamond", "down"
 DASHES = ("", "6 3", "2 3", "8 3 2 3", "12 3", "4 2")
 COLOURS = 4  # --series-1 to --series-4 of style.css; 0 is grey
 
-CHARACTER = 6.4  # width of a character of the labels, in units of the drawing
+CHARACTER = 6.7  # width of a character of the labels, in units of the drawing
 MARGIN_TOP, MARGIN_BOTTOM, MARGIN_RIGHT = 10.0, 44.0, 14.0
 MAX_TICKS = 6
 
@@ -108,10 +108,10 @@ class Chart:
     legend: list[Html] = field(default_factory=list)
 
     @staticmethod
-    def of_rows(title: str, x: Axis, rows: Sequence[str], width: float = 460.0) -> Chart:
+    def of_rows(title: str, x: Axis, rows: Sequence[str], row_height: float = 24.0) -> Chart:
         """A plot with one row for each name."""
-        height = MARGIN_TOP + MARGIN_BOTTOM + 24.0 * len(rows)
-        return Chart(title, x, Axis("", len(rows) - 0.5, -0.5), rows, width, height)
+        height = MARGIN_TOP + MARGIN_BOTTOM + row_height * len(rows)
+        return Chart(title, x, Axis("", len(rows) - 0.5, -0.5), rows, height=height)
 
     @property
     def left(self) -> float:

@@ -47,6 +47,12 @@ def join(parts: Iterable[object], separator: str = "") -> Html:
     return Html(text(separator).join(text(part) for part in parts))
 
 
+def breakable(name: str) -> Html:
+    """A file's name that a narrow column may break after slashes and underscores, and nowhere else."""
+    pieces = text(name).replace("/", "/<wbr>").replace("_", "_<wbr>")
+    return tag("span", {"class": "breakable"}, Html(pieces))
+
+
 def paragraph(*children: object) -> Html:
     """``<p>``."""
     return tag("p", None, *children)

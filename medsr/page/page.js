@@ -195,15 +195,17 @@
       const visible = this.planes.filter((plane) => !plane.box.hidden);
       const across = visible.reduce((sum, plane) => sum + shape[plane.x] * spacing[plane.x], 0);
       const tallest = Math.max(...visible.map((plane) => shape[plane.y] * spacing[plane.y]));
-      const room = this.stage.clientWidth - 20 - 12 * (visible.length - 1);
+      const room = this.stage.clientWidth - 26 - 12 * (visible.length - 1);
       const widest = Math.max(...visible.map((plane) => shape[plane.x] * spacing[plane.x]));
-      // Side by side where there is room, else below one another; never taller than the window.
-      const pixels = Math.min(Math.max(room / across, Math.min(room, 420) / widest), (visible.length > 1 ? 0.62 : 0.8) * innerHeight / tallest, room / widest);
+      // Side by side where that leaves pictures of some size, else below one another; never taller than the window.
+      const beside = room / across, below = Math.min(room, 420) / widest;
+      const pixels = Math.min(beside * widest < 240 ? below : beside, (visible.length > 1 ? 0.62 : 0.8) * innerHeight / tallest);
       if (!(pixels > 0)) return;
       for (const plane of visible) {
         const width = Math.round(shape[plane.x] * spacing[plane.x] * pixels), height = Math.round(shape[plane.y] * spacing[plane.y] * pixels);
         plane.canvas.style.width = `${width}px`;
         plane.canvas.style.height = `${height}px`;
+        plane.box.style.width = `${Math.max(width, 170)}px`;
         plane.canvas.width = Math.max(1, Math.round(width * devicePixelRatio));
         plane.canvas.height = Math.max(1, Math.round(height * devicePixelRatio));
       }
@@ -286,8 +288,9 @@
       context.lineWidth = 3 * devicePixelRatio;
       context.strokeStyle = "rgba(0, 0, 0, 0.75)";
       const write = (text, x, y, align) => { context.textAlign = align; context.strokeText(text, x, y); context.fillText(text, x, y); };
-      if (divider > 40 * devicePixelRatio) write(left.label, gap, size + gap / 2, "left");
-      if (width - divider > 40 * devicePixelRatio) write(right.label, width - gap, size + gap / 2, "right");
+      const fits = (text) => context.measureText(text).width < width / 2 - 2 * size;
+      if (divider > 3 * size && fits(left.label)) write(left.label, gap, size + gap / 2, "left");
+      if (width - divider > 3 * size && fits(right.label)) write(right.label, width - gap, size + gap / 2, "right");
       const [top, bottom, first, last] = plane.letters;
       write(top, width / 2, size + gap / 2, "center");
       write(bottom, width / 2, height - gap, "center");

@@ -23,11 +23,11 @@ Values = NDArray[np.floating]
 
 IMAGE_LEVELS = {"MR": 511, "CT": 1023}  # grey values of an image; CT is looked at through narrow windows
 OVERLAY_LEVELS = 255
+FULL_COLOUR = 99.0  # percentile of an overlay from which on it has full colour
 CT_LIMITS = (-1024.0, 3071.0)  # HU
 STILL_HEIGHT = 190  # of a still picture on the page, in CSS pixels
-# Of packed voxels: measured on noisy MR of x2 and x4 (docs/evaluation.md), as base64, of an image of any kind.
-BYTES_PER_VOXEL = 1.0
-MIN_SLICES = 24  # that a crop keeps across the plane that matters
+BYTES_PER_VOXEL = 0.85  # of the page, a voxel of a picture of any kind; MR of 1 % noise is at that, CT below
+MIN_SLICES = 20  # that a crop keeps across the plane that matters
 
 _WINDOWS: dict[str, Window] = {"soft tissue": CT_SOFT_TISSUE, "lung": (-1350.0, 150.0), "bone": (-450.0, 1050.0)}
 
@@ -189,9 +189,9 @@ def _map_limits(picture: Picture) -> tuple[float, float]:
     return (-largest if picture.kind == "signed" else 0.0), largest
 
 
-def _largest(array: Values) -> float:
+def _largest(array: Values, percentile: float = 99.9) -> float:
     """A magnitude that hardly any voxel exceeds; above 0."""
-    return max(float(np.percentile(np.abs(np.nan_to_num(array)), 99.8)), 1e-9)
+    return max(float(np.percentile(np.abs(np.nan_to_num(array)), percentile)), 1e-9)
 
 
 def _windows(exhibit: Exhibit, limits: Window) -> Mapping[str, Window]:
@@ -208,7 +208,7 @@ def _overlays(exhibit: Exhibit) -> list[dict[str, Any]]:
     truth, cubic = exhibit.named("reference"), exhibit.named("cubic")
     base = truth or cubic or exhibit.named(exhibit.left)
     rivals = [p for p in exhibit.pictures if p.kind == "image" and base is not None and p.name != base.name]
-    full = min((_largest(p.array - base.array) for p in rivals), default=1.0) if base is not None else 1.0
+    full = min((_largest(p.array - base.array, FULL_COLOUR) for p in rivals), default=1.0) if base is not None else 1.0
     found: list[dict[str, Any]] = []
     if truth is not None:
         found += [
@@ -221,7 +221,7 @@ def _overlays(exhibit: Exhibit) -> list[dict[str, Any]]:
         if picture.kind != "image":
             signed = picture.kind == "signed"
             found.append({"name": picture.name, "label": picture.label, "plus": picture.name, "signed": signed,
-                          "full": _largest(picture.array)})  # fmt: skip
+                          "full": _largest(picture.array, FULL_COLOUR)})  # fmt: skip
     return found
 
 
