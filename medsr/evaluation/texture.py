@@ -95,11 +95,14 @@ class Texture:
         others = _others(self.slice_axis)
         power, expected = mean_power(box, others, differences=True), self._difference_power
         largest, radii = max(self.factors[a] for a in others), radius(expected.shape)
-        whole, fine = band(radii, 0.0), band(radii, 0.5 / largest)
-        if not expected[fine if largest > 1 else whole].any():
+        whole, fine = band(radii, 0.0), band(radii, 0.5 / largest) if largest > 1 else None
+        if not expected[whole if fine is None else fine].any():
             raise ValueError("the reference's slices do not differ above the scan's Nyquist frequency")
-        ratios = [float(power[part].sum() / expected[part].sum()) for part in (whole, fine)]
-        return BetweenSlices(ratios[0], ratios[1] if largest > 1 else None)
+
+        def ratio(part: Mask) -> float:
+            return float(power[part].sum() / expected[part].sum())
+
+        return BetweenSlices(ratio(whole), None if fine is None else ratio(fine))
 
     @property
     def _scaled(self) -> list[int]:
