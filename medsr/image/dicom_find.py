@@ -1,0 +1,110 @@
+"""From a path to the series that lie there, and to the one that is meant; headers alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+from medsr.errors import InputError
+from medsr.image.dicom_files import Source, is_dicom, looks_headless, sources_in, sources_of_directory
+from medsr.image.dicom_frames import WANTED
+from medsr.image.dicom_kinds import DIRECTORY
+from medsr.image.dicom_series import Series, series_of
+from medsr.image.dicom_tags import Head, damage_refused, read_head
+from medsr.image.files import display_name
+
+_THREADS = 4  # files are opened side by side: on a network drive most of the time is waiting
+
+
+def find_series(path: Path) -> list[Series]:
+    """The series of a folder (and those below it), a zip, a DICOMDIR or one file, from headers alone.
+
+    Those that are no volume are listed too, with the reason in ``fault`` or ``foreign``. Files that are not DICOM are
+    passed over; DICOM files that are damaged beyond telling their series are a warning of every series found beside
+    them. Raises InputError when there is no DICOM file to be read.
+    """
+    path = Path(path)
+    warnings: list[str] = []
+    sources = sources_in(path)
+    single = len(sources) == 1 and sources[0].path == path and sources[0].member is None
+    if single and (found := _of_directory(sources[0])) is not None:
+        sources, warnings = found
+    with ThreadPoolExecutor(_THREADS) as pool:
+        outcomes = list(pool.map(_head_or_reason, sources))
+    heads = [outcome for outcome in outcomes if isinstance(outcome, Head) and outcome.sop_class != DIRECTORY]
+    warnings += [outcome for outcome in outcomes if isinstance(outcome, str)]
+    if not heads:
+        if warnings:
+            more = f" (and {len(warnings) - 1} more files)" if len(warnings) > 1 else ""
+            raise InputError(warnings[0] + more)
+        raise InputError(f"{display_name(path)} holds no DICOM file ({len(sources)} files looked at)")
+    kept = tuple(warnings[:3]) + ((f"{len(warnings) - 3} more files cannot be read",) if len(warnings) > 3 else ())
+    return [_with_warnings(series, kept) for series in series_of(path, heads)]
+
+
+def choose_series(found: Sequence[Series], which: str | int | None = None) -> Series:
+    """The series that is meant: ``which`` is a UID, a number, or either with a part (``4/2``); None: the only volume.
+
+    Where there is no volume, but one foreign series, that one, so that it can be refused by what it is. Raises
+    InputError with the list when none or several fit.
+    """
+    if which is not None:
+        wanted = str(which).strip()
+        fitting = [s for s in found if wanted in (s.label, s.uid, str(s.number), f"{s.uid}/{s.part}")]
+        what = f"--series {wanted} fits"
+    else:
+        fitting = [s for s in found if s.is_volume] or [s for s in found if s.fault is None]
+        what = "there are"
+    if len(fitting) == 1:
+        return fitting[0]
+    if not fitting and which is None and len(found) == 1:
+        return fitting[0] if fitting else found[0]
+    name = display_name(found[0].path) if found else "nothing"
+    listed = "; ".join(_listed(s) for s in (fitting or found)[:8])
+    more = f"; and {len(fitting or found) - 8} more" if len(fitting or found) > 8 else ""
+    if not fitting:
+        raise InputError(f"{name}: no series to upscale ({what} none): {listed}{more}")
+    raise InputError(f"{name}: {what} {len(fitting)} series; choose one with --series: {listed}{more}")
+
+
+def _head_or_reason(source: Source) -> Head | str | None:
+    """Header of a file; why it cannot be read; None for what is not DICOM."""
+    try:
+        if not is_dicom(source):
+            if not looks_headless(source):
+                return None
+            return f"{source.name} has no DICOM preamble; if it is DICOM, rewrite it with dcmconv from DCMTK"
+        return read_head(source, WANTED)
+    except InputError as error:
+        return str(error)
+    except Exception as error:  # a damaged member of a zip; what the system cannot read
+        return f"{source.name} cannot be read ({type(error).__name__})"
+
+
+def _of_directory(source: Source) -> tuple[list[Source], list[str]] | None:
+    """The files that a DICOMDIR names, and warnings; None for any other file."""
+    if not is_dicom(source):
+        return None
+    head = read_head(source, WANTED)
+    if head.sop_class != DIRECTORY:
+        return None
+    with damage_refused(source.name):
+        records = head.tags.items("DirectoryRecordSequence")
+        named = [r.text("ReferencedFileID").split("\\") for r in records if r.text("DirectoryRecordType") == "IMAGE"]
+    if not named:
+        raise InputError(f"{source.name} names no images; give the folder of the files itself")
+    found, missing = sources_of_directory(source.path, named)
+    if not found:
+        raise InputError(f"{missing[0]}; give the folder of the files itself")
+    return found, missing
+
+
+def _with_warnings(series: Series, warnings: tuple[str, ...]) -> Series:
+    return replace(series, warnings=(*series.warnings, *warnings)) if warnings else series
+
+
+def _listed(series: Series) -> str:
+    reason = series.fault or series.foreign
+    return f"{series} is not: {reason}" if reason else str(series)

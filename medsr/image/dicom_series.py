@@ -1,0 +1,278 @@
+"""Frames to series, and series to stacks of slices that can be a volume: what belongs together, and what does not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from medsr.errors import InputError
+from medsr.image.dicom_frames import Frame, frames_of
+from medsr.image.dicom_grid import SAME_PLACE, slice_axes
+from medsr.image.dicom_kinds import NotAnImage
+from medsr.image.dicom_tags import Head, Tags
+
+_SAME_DIRECTION = 1e-3  # of a unit vector's components
+_MAX_DIRECTIONS = 8  # more, and the slices are radial or of a moving camera, not a few stacks in one series
+
+# What may tell frames in one place apart, in the order of trust. By value: frames of one value make a volume.
+_BY_VALUE = ("frame of reference", "image type", "echo", "inversion time", "b-value", "time point", "acquisition")
+# By rank: each slice has its own values; the first of every place make the first volume.
+_BY_RANK = ("trigger time", "acquisition time")
+
+_MIXED = "slices name different frames of reference, as a faulty anonymiser leaves them; they are taken for one"
+
+Volume = tuple[Frame, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Series:
+    """A series, or the part of one that shares a grid.
+
+    path: as given by the user. part: from 1, where a series falls into several. volumes: each in order along the
+    normal, all on one grid. twins: (kept, dropped) frames that nothing but their pixels can tell apart. fault: why no
+    volume can be read from it. foreign: why it is no MR or CT image. told_by: what tells the volumes apart.
+    """
+
+    path: Path
+    uid: str
+    study: str
+    number: int | None
+    description: str
+    modality: str
+    heads: tuple[Head, ...] = field(repr=False)
+    part: int | None = None
+    volumes: tuple[Volume, ...] = field(default=(), repr=False)
+    twins: tuple[tuple[Frame, Frame], ...] = field(default=(), repr=False)
+    told_by: tuple[str, ...] = ()
+    fault: str | None = None
+    foreign: str | None = None
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """Number of the series (its UID where it has none), with the part where there are several: ``4``, ``4/2``."""
+        base = self.uid if self.number is None else str(self.number)
+        return base if self.part is None else f"{base}/{self.part}"
+
+    @property
+    def is_volume(self) -> bool:
+        """True when it can be offered as an MR or CT volume."""
+        return self.fault is None and self.foreign is None
+
+    def __str__(self) -> str:
+        size = ""
+        if self.volumes:
+            one = self.volumes[0][0]
+            count = f" x {len(self.volumes)} volumes" if len(self.volumes) > 1 else ""
+            size = f", {one.columns} x {one.rows} x {len(self.volumes[0])}{count}"
+        return f"{self.label} {self.description or 'without description'} ({self.modality or 'unknown'}{size})"
+
+
+def series_of(path: Path, heads: Iterable[Head]) -> list[Series]:
+    """Group files by series, and the frames of each series into parts that share a grid."""
+    by_uid: dict[tuple[str, str], list[Head]] = {}
+    for head in heads:
+        study, uid = head.tags.text("StudyInstanceUID"), head.tags.text("SeriesInstanceUID")
+        by_uid.setdefault((study, uid), []).append(head)
+    found = [part for members in by_uid.values() for part in _parts(path, members)]
+    return sorted(found, key=lambda s: (s.study, s.number is None, s.number or 0, s.uid, s.part or 0))
+
+
+def _parts(path: Path, heads: Sequence[Head]) -> list[Series]:
+    tags = heads[0].tags
+    faults: list[str] = []
+    left_out: dict[str, int] = {}
+    frames: list[Frame] = []
+    for head in heads:
+        try:
+            frames += frames_of(head)
+        except NotAnImage as reason:
+            left_out[str(reason)] = left_out.get(str(reason), 0) + 1
+        except InputError as error:
+            faults.append(str(error))
+    series = Series(
+        path,
+        tags.text("SeriesInstanceUID"),
+        tags.text("StudyInstanceUID"),
+        _whole(tags),
+        tags.text("SeriesDescription"),
+        tags.text("Modality").upper(),
+        tuple(heads),
+    )
+    if faults:
+        more = f" (and {len(faults) - 1} more of its files)" if len(faults) > 1 else ""
+        return [replace(series, fault=faults[0] + more)]
+    if not frames:
+        return [replace(series, fault=", ".join(f"{_count(n)} {what}" for what, n in left_out.items()))]
+    warnings = tuple(f"left out of the series: {_count(n)} {what}" for what, n in left_out.items())
+    parts = _stacked(replace(series, warnings=warnings), frames)
+    return [replace(part, part=k + 1) for k, part in enumerate(parts)] if len(parts) > 1 else parts
+
+
+def _whole(tags: Tags) -> int | None:
+    """The number of a series; None where it is none, which does not keep the series from being read."""
+    try:
+        return tags.integer("SeriesNumber")
+    except InputError:
+        return None
+
+
+def _count(number: int) -> str:
+    return "1 file," if number == 1 else f"{number} files,"
+
+
+def _stacked(series: Series, frames: Sequence[Frame]) -> list[Series]:
+    directions = _directions(frames)
+    if len(directions) > _MAX_DIRECTIONS:
+        return [replace(series, fault=f"its slices lie in {len(directions)} directions; expected parallel slices")]
+    parts: list[Series] = []
+    for members in directions:
+        for alike in _classes(members, _hard_key).values():
+            parts += _volumes(series, alike)
+    return parts
+
+
+def _hard_key(frame: Frame) -> object:
+    """What all slices of one grid share, apart from their direction."""
+    spacing = tuple(round(s, 5) for s in frame.spacing)
+    return frame.rows, frame.columns, spacing, frame.kind.foreign, frame.kind.modality, frame.stack
+
+
+def _directions(frames: Sequence[Frame]) -> list[list[Frame]]:
+    """Frames by their orientation, within rounding."""
+    found: list[tuple[np.ndarray, list[Frame]]] = []
+    for frame in frames:
+        own = np.asarray(frame.orientation)
+        for direction, members in found:
+            if np.abs(direction - own).max() <= _SAME_DIRECTION:
+                members.append(frame)
+                break
+        else:
+            found.append((own, [frame]))
+    return [members for _, members in found]
+
+
+def _classes(frames: Iterable[Frame], key: Callable[[Frame], object]) -> dict[object, list[Frame]]:
+    found: dict[object, list[Frame]] = {}
+    for frame in frames:
+        found.setdefault(key(frame), []).append(frame)
+    return found
+
+
+# --- frames in one place -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class _Placed:
+    """Frames of one direction with the number of the place in which each lies, counted along the normal."""
+
+    frames: tuple[Frame, ...]
+    places: tuple[int, ...]
+
+    def only(self, chosen: Sequence[int]) -> _Placed:
+        return _Placed(tuple(self.frames[n] for n in chosen), tuple(self.places[n] for n in chosen))
+
+    @property
+    def crowd(self) -> int:
+        """How many frames the fullest place holds."""
+        return int(np.bincount(self.places).max())
+
+
+def _placed(frames: Sequence[Frame]) -> _Placed:
+    normal = slice_axes(frames[0].orientation)[:, 2]
+    distance = np.array([frame.position for frame in frames]) @ normal
+    order = sorted(range(len(frames)), key=lambda n: (distance[n], str(frames[n].keys.get("instance", ""))))
+    places, place, start = [], 0, distance[order[0]]
+    for n in order:
+        if distance[n] - start > SAME_PLACE:
+            place, start = place + 1, distance[n]
+        places.append(place)
+    return _Placed(tuple(frames[n] for n in order), tuple(places))
+
+
+def _volumes(series: Series, frames: Sequence[Frame]) -> list[Series]:
+    """Parts of a series whose frames share everything but their places."""
+    told_by: list[str] = []
+    by_places: dict[tuple[int, ...], list[_Placed]] = {}
+    for group in _split(_placed(frames), told_by):
+        by_places.setdefault(tuple(dict.fromkeys(group.places)), []).append(group)
+    parts = []
+    for groups in by_places.values():
+        volumes, twins = [], []
+        for group in groups:
+            kept: dict[int, Frame] = {}
+            for place, frame in zip(group.places, group.frames, strict=True):
+                if place in kept:
+                    twins.append((kept[place], frame))
+                else:
+                    kept[place] = frame
+            volumes.append(tuple(kept.values()))
+        references = {frame.keys.get("frame of reference") for frame in volumes[0]}
+        mixed = (_MIXED,) if len(references) > 1 else ()
+        heads = tuple({id(frame.head): frame.head for volume in volumes for frame in volume}.values())
+        parts.append(
+            replace(
+                series,
+                heads=heads,
+                volumes=tuple(volumes),
+                twins=tuple(twins),
+                told_by=tuple(dict.fromkeys(told_by)) if len(volumes) > 1 else (),
+                foreign=volumes[0][0].kind.foreign,
+                warnings=series.warnings + mixed,
+            )
+        )
+    return parts
+
+
+def _split(group: _Placed, told_by: list[str]) -> list[_Placed]:
+    """Frames of one place apart, by the first thing that tells them apart; groups that stay crowded are twins."""
+    crowd = group.crowd
+    if crowd == 1:
+        return [group]
+    for key in _BY_VALUE:
+        classes = _by_value(group, key)
+        if len(classes) > 1 and all(c.crowd < crowd for c in classes) and _believable(classes, crowd):
+            told_by.append(key)
+            return [one for c in classes for one in _split(c, told_by)]
+    for key in _BY_RANK:
+        ranked = _by_rank(group, key)
+        if ranked:
+            told_by.append(key)
+            return ranked
+    return [group]
+
+
+def _by_value(group: _Placed, key: str) -> list[_Placed]:
+    found: dict[float | str | None, list[int]] = {}
+    for n, frame in enumerate(group.frames):
+        value = frame.keys.get(key)
+        found.setdefault(round(value, 3) if isinstance(value, float) else value, []).append(n)
+    values = sorted(found, key=lambda v: (v is None, isinstance(v, str), v if v is not None else 0))
+    return [group.only(found[value]) for value in values]
+
+
+def _believable(classes: Sequence[_Placed], crowd: int) -> bool:
+    """True when classes are volumes of the same places, or as few as the fullest place needs.
+
+    A value that changes from slice to slice would else take a whole scan apart for one repeated slice.
+    """
+    return len({frozenset(c.places) for c in classes}) == 1 or len(classes) <= crowd
+
+
+def _by_rank(group: _Placed, key: str) -> list[_Placed]:
+    """The n-th frame of every place by a value that differs within each place; [] when that does not tell."""
+    members: dict[int, list[int]] = {}
+    for n, place in enumerate(group.places):
+        members.setdefault(place, []).append(n)
+    if len({len(m) for m in members.values()}) != 1:
+        return []
+    ranked = []
+    for inside in members.values():
+        values = [group.frames[n].keys.get(key) for n in inside]
+        if None in values or len({type(v) for v in values}) != 1 or len(set(values)) != len(values):
+            return []
+        ranked.append([n for _, n in sorted(zip(values, inside, strict=True))])
+    return [group.only(chosen) for chosen in zip(*ranked, strict=True)]

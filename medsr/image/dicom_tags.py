@@ -1,0 +1,299 @@
+"""Elements of one DICOM file, read from their bytes: nothing that a file can hold raises anything but InputError."""
+
+from __future__ import annotations
+
+import math
+import re
+import struct
+import warnings
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import lru_cache
+from io import BytesIO
+from typing import Any, BinaryIO
+
+import pydicom
+from pydicom.charset import convert_encodings, decode_bytes
+from pydicom.datadict import dictionary_VR, tag_for_keyword
+from pydicom.dataelem import RawDataElement
+from pydicom.dataset import Dataset
+from pydicom.filereader import read_dataset
+from pydicom.tag import BaseTag
+from pydicom.uid import UID
+
+from medsr.errors import InputError
+from medsr.image.dicom_files import PREAMBLE, Source, one_line
+from medsr.machine import available_memory
+
+IMPLICIT = "1.2.840.10008.1.2"
+EXPLICIT = "1.2.840.10008.1.2.1"
+BIG_ENDIAN = "1.2.840.10008.1.2.2"
+DEFLATED = "1.2.840.10008.1.2.1.99"
+NATIVE = (IMPLICIT, EXPLICIT, BIG_ENDIAN, DEFLATED)
+UNDEFINED = 0xFFFFFFFF
+_PIXEL_GROUP = 0x7FE0
+_PIXEL_DATA = 0x7FE00010
+_MAX_HEADER = 1 << 30  # bytes before the voxels; 100,000 frames of an enhanced series have a tenth of it
+_MAX_INFLATED = 4 << 30
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+_BINARY = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "FL": "f", "FD": "d", "UV": "Q", "SV": "q"}
+
+
+@dataclass(frozen=True, eq=False)
+class Tags:
+    """Elements of a data set, or of an item of one of its sequences. name: of the file, for messages."""
+
+    dataset: Dataset = field(repr=False)
+    name: str
+
+    def has(self, keyword: str) -> bool:
+        """True when the element is there and not empty."""
+        element = self._element(tag_of(keyword))
+        return element is not None and element.value not in (None, b"", "")
+
+    def numbers(self, keyword: str, count: int | None = None) -> tuple[float, ...] | None:
+        """Values of a numeric element; None when it is absent or empty.
+
+        count: how many there must be. Raises InputError for text that is no number, NaN, Inf or another count.
+        """
+        return self._numbers(tag_of(keyword), keyword, count)
+
+    def number(self, keyword: str) -> float | None:
+        """The first value of a numeric element; None when it is absent or empty."""
+        values = self.numbers(keyword)
+        return values[0] if values else None
+
+    def integer(self, keyword: str) -> int | None:
+        """As ``number``, for whole numbers; raises InputError for others."""
+        value = self.number(keyword)
+        if value is not None and value != int(value):
+            raise InputError(f"{self.name}: {keyword} is {value:g}; expected a whole number")
+        return None if value is None else int(value)
+
+    def private_number(self, group: int, creator: str, element: int) -> float | None:
+        """First value of a private element, found by its block's creator; None when it is absent or no number."""
+        tag = self._private(group, creator, element)
+        try:
+            values = None if tag is None else self._numbers(tag, "private element", None)
+        except InputError:
+            return None
+        return values[0] if values else None
+
+    def private_bytes(self, group: int, creator: str, element: int) -> bytes | None:
+        """Bytes of a private element, found by its block's creator."""
+        tag = self._private(group, creator, element)
+        item = None if tag is None else self._element(tag)
+        return bytes(item.value) if item is not None and isinstance(item.value, bytes | bytearray) else None
+
+    def text(self, keyword: str) -> str:
+        """A text element in one piece, decoded as its character set says (or as Latin-1); "" when it is absent."""
+        element = self._element(tag_of(keyword))
+        if element is None or element.value is None:
+            return ""
+        value = element.value
+        if isinstance(value, bytes):
+            value = value.decode() if value.isascii() and b"\x1b" not in value else self._decoded(value)
+        elif isinstance(value, Sequence) and not isinstance(value, str):
+            value = "\\".join(str(v) for v in value)
+        return str(value).strip(" \0")
+
+    def words(self, keyword: str) -> tuple[str, ...]:
+        """Values of a code element in capitals, such as ImageType."""
+        text = self.text(keyword)
+        return tuple(word.strip(" \0").upper() for word in text.split("\\")) if text else ()
+
+    def items(self, keyword: str) -> list[Tags]:
+        """Items of a sequence; [] when it is absent. Raises InputError for a damaged one."""
+        tag = tag_of(keyword)
+        if tag not in self.dataset:
+            return []
+        with damage_refused(self.name):
+            value = self.dataset[tag].value
+            return [Tags(item, self.name) for item in value] if isinstance(value, pydicom.Sequence) else []
+
+    def item(self, keyword: str) -> Tags | None:
+        """The first item of a sequence."""
+        found = self.items(keyword)
+        return found[0] if found else None
+
+    def _element(self, tag: int) -> Any:
+        return self.dataset.get_item(tag) if tag in self.dataset else None
+
+    def _private(self, group: int, creator: str, element: int) -> int | None:
+        for tag in self.dataset.keys():  # noqa: SIM118  # pydicom iterates over elements
+            if tag >> 16 != group or not 0x10 <= (block := tag & 0xFFFF) <= 0xFF:
+                continue
+            value = self.dataset.get_item(tag).value
+            if isinstance(value, bytes):
+                value = value.decode("latin-1")
+            if isinstance(value, str) and value.strip(" \0") == creator:
+                return group << 16 | block << 8 | element
+        return None
+
+    def _numbers(self, tag: int, keyword: str, count: int | None) -> tuple[float, ...] | None:
+        element = self._element(tag)
+        if element is None or element.value is None or len(element.value) == 0:
+            return None
+        if not isinstance(element, RawDataElement) or not isinstance(element.value, bytes):
+            raise InputError(f"{self.name}: {keyword} is damaged; expected a number")
+        code = _BINARY.get(str(element.VR or _vr(tag))[:2])
+        values = _unpacked(element, code) if code else self._parsed(element.value, keyword)
+        if not all(math.isfinite(v) for v in values):
+            raise InputError(f"{self.name}: {keyword} holds NaN or Inf; expected numbers")
+        if count is not None and len(values) != count:
+            raise InputError(f"{self.name}: {keyword} has {len(values)} values; expected {count}")
+        return values
+
+    def _parsed(self, value: bytes, keyword: str) -> tuple[float, ...]:
+        pieces = [piece.strip(" \0") for piece in value.decode("latin-1").split("\\")]
+        if not any(pieces):
+            return ()
+        for piece in pieces:
+            if not _NUMBER.fullmatch(piece):
+                raise InputError(f"{self.name}: {keyword} is {one_line(piece)!r}; expected a number such as 0.8")
+        return tuple(float(piece) for piece in pieces)
+
+    def _decoded(self, value: bytes) -> str:
+        charset = self._element(0x00080005)
+        named = getattr(charset, "value", None)
+        if not named:
+            return value.decode("latin-1")
+        if isinstance(named, bytes):
+            named = [part.strip() for part in named.decode("latin-1").split("\\")]
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                return decode_bytes(value, convert_encodings(named), set())
+        except (LookupError, ValueError, TypeError, AttributeError):
+            return value.decode("latin-1")
+
+
+@dataclass(frozen=True, eq=False)
+class Head:
+    """What stands before the voxels of one file.
+
+    syntax: transfer syntax UID. offset, length: of the value of the pixel data, in the inflated bytes where the file
+    is deflated; length ``UNDEFINED`` for compressed frames; offset None without pixel data. size: of those bytes.
+    """
+
+    source: Source
+    tags: Tags
+    syntax: str
+    sop_class: str
+    offset: int | None
+    length: int
+    size: int
+
+    @property
+    def name(self) -> str:
+        """Of the file, for messages."""
+        return self.source.name
+
+
+def read_head(source: Source, tags: Sequence[int] | None = None) -> Head:
+    """Read the elements before the voxels. tags: the only ones that are kept (None: all).
+
+    Raises InputError for a file without preamble, without transfer syntax, or whose structure is damaged.
+    """
+    with source.open() as stream, damage_refused(source.name):
+        if stream.read(PREAMBLE)[128:] != b"DICM":
+            raise InputError(
+                f"{source.name} has no DICOM preamble (128 bytes, then DICM); if it is DICOM all the same, rewrite it "
+                "with dcmconv from DCMTK"
+            )
+        meta = Tags(read_dataset(stream, False, True, stop_when=_after_meta), source.name)
+        syntax = meta.text("TransferSyntaxUID")
+        if not syntax:
+            raise InputError(f"{source.name} does not say its transfer syntax; rewrite it with dcmconv from DCMTK")
+        size = source.size
+        body: BinaryIO = stream
+        if syntax == DEFLATED:
+            inflated = _inflated(stream, source.name)
+            size, body = len(inflated), BytesIO(inflated)
+        found: list[tuple[int, int, int]] = []
+
+        def at_pixels(tag: BaseTag, vr: str | None, length: int) -> bool:  # noqa: ARG001  # pydicom's signature
+            if body.tell() > _MAX_HEADER:
+                raise InputError(f"{source.name}: more than {_MAX_HEADER >> 20} MB before the voxels; it is damaged")
+            if tag >> 16 < _PIXEL_GROUP:
+                return False
+            found.append((int(tag), body.tell(), length))
+            return bool(tag >= _PIXEL_DATA)
+
+        wanted = None if tags is None else list(tags)
+        dataset = read_dataset(
+            body, syntax == IMPLICIT, syntax != BIG_ENDIAN, stop_when=at_pixels, specific_tags=wanted
+        )
+    tag, offset, length = found[-1] if found else (0, 0, 0)
+    sop_class = Tags(dataset, source.name).text("SOPClassUID") or meta.text("MediaStorageSOPClassUID")
+    return Head(
+        source, Tags(dataset, source.name), syntax, sop_class, offset if tag == _PIXEL_DATA else None, length, size
+    )
+
+
+def inflated_bytes(head: Head) -> bytes:
+    """All bytes in which ``head.offset`` counts: those of the file, inflated where it is deflated."""
+    if head.syntax != DEFLATED:
+        return head.source.read()
+    with head.source.open() as stream, damage_refused(head.name):
+        stream.read(PREAMBLE)
+        read_dataset(stream, False, True, stop_when=_after_meta)
+        return _inflated(stream, head.name)
+
+
+@contextmanager
+def damage_refused(name: str) -> Iterator[None]:
+    """Turn whatever pydicom raises on a damaged file (some twenty kinds, RecursionError among them) into InputError."""
+    try:
+        yield
+    except InputError:
+        raise
+    except OSError as error:
+        raise InputError(f"{name} cannot be read ({error}); copy it again") from error
+    except Exception as error:
+        raise InputError(f"{name} is damaged DICOM ({type(error).__name__}); export or copy it again") from error
+
+
+def uid_name(uid: str) -> str:
+    """Name of a UID in the standard, or the UID itself."""
+    return one_line(UID(uid).name) if uid else "an unknown kind"
+
+
+def _inflated(stream: BinaryIO, name: str) -> bytes:
+    packed = stream.read()
+    limit = min(_MAX_INFLATED, available_memory() or _MAX_INFLATED)
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    data = inflater.decompress(packed, limit)
+    if inflater.unconsumed_tail:
+        raise InputError(f"{name} is deflated and inflates to more than {limit >> 20} MB; inflate it with dcmconv")
+    return data
+
+
+def _after_meta(tag: BaseTag, vr: str | None, length: int) -> bool:  # noqa: ARG001  # pydicom's signature
+    return tag >> 16 != 2
+
+
+def _unpacked(element: RawDataElement, code: str) -> tuple[float, ...]:
+    value = element.value or b""
+    size = struct.calcsize(code)
+    order = "<" if element.is_little_endian else ">"
+    return struct.unpack(f"{order}{len(value) // size}{code}", value[: len(value) // size * size])
+
+
+@lru_cache(maxsize=512)
+def tag_of(keyword: str) -> int:
+    """The tag that the standard names so."""
+    tag = tag_for_keyword(keyword)
+    if tag is None:
+        raise KeyError(keyword)
+    return tag
+
+
+@lru_cache(maxsize=512)
+def _vr(tag: int) -> str:
+    try:
+        return dictionary_VR(tag)
+    except KeyError:
+        return "UN"
