@@ -14,7 +14,7 @@ MARKERS: tuple[Marker, ...] = ("circle", "square", "triangle", "diamond", "down"
 DASHES = ("", "6 3", "2 3", "8 3 2 3", "12 3", "4 2")
 COLOURS = 4  # --series-1 to --series-4 of style.css; 0 is grey
 
-CHARACTER = 6.7  # width of a character of the labels, in units of the drawing
+NARROW, WIDE = 6.3, 8.6  # of a character of the labels, in units of the drawing: small ones, and capitals
 MARGIN_TOP, MARGIN_BOTTOM, MARGIN_RIGHT = 10.0, 44.0, 14.0
 MAX_TICKS = 6
 
@@ -117,8 +117,8 @@ class Chart:
     def left(self) -> float:
         """Where the drawing begins: right of the labels of y."""
         if self.rows:
-            return min(14 + CHARACTER * max(len(row) for row in self.rows), 0.45 * self.width)
-        return 30 + CHARACTER * max((len(_label(t)) for t in self.y.ticks()), default=1)
+            return min(14 + max(map(_length, self.rows)), 0.45 * self.width)
+        return 30 + max((_length(_label(t)) for t in self.y.ticks()), default=NARROW)
 
     def at(self, x: float, y: float) -> tuple[float, float]:
         """A point of the drawing, from values."""
@@ -201,7 +201,7 @@ class Chart:
         for value, name in names:
             y = round(self.at(self.x.low, value)[1], 1)
             parts.append(tag("line", {"x1": left, "x2": right, "y1": y, "y2": y, "class": "grid"}))
-            shown = _shortened(name, int((left - 8) / CHARACTER))
+            shown = _shortened(name, left - 10)
             note = tag("title", None, name) if shown != name else ""
             parts.append(tag("text", {"x": left - 6, "y": y + 4, "class": "end"}, shown, note))
         if self.y.label:
@@ -232,9 +232,18 @@ def _label(value: float) -> str:
     return f"{value:.4g}".replace("-", "\N{MINUS SIGN}")
 
 
-def _shortened(name: str, room: int) -> str:
+def _length(name: str) -> float:
+    """About how long a label is in the drawing."""
+    return sum(WIDE if c.isupper() or c in "mw%" or not c.isascii() else NARROW for c in name)
+
+
+def _shortened(name: str, room: float) -> str:
     """A name cut in its middle: volumes of a study often begin and end alike, so both ends are kept."""
-    if len(name) <= room:
-        return name
-    head = (room - 1) // 2
-    return f"{name[:head]}\N{HORIZONTAL ELLIPSIS}{name[len(name) - (room - 1 - head) :]}"
+    kept = len(name)
+    while kept > 2 and _length(name) > room:
+        kept -= 1
+        head = kept // 2
+        shown = f"{name[:head]}\N{HORIZONTAL ELLIPSIS}{name[len(name) - (kept - head) :]}"
+        if _length(shown) <= room:
+            return shown
+    return name if kept == len(name) else shown

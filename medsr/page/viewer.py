@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-import gzip
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from io import BytesIO
@@ -26,7 +26,7 @@ OVERLAY_LEVELS = 255
 FULL_COLOUR = 99.0  # percentile of an overlay from which on it has full colour
 CT_LIMITS = (-1024.0, 3071.0)  # HU
 STILL_HEIGHT = 190  # of a still picture on the page, in CSS pixels
-BYTES_PER_VOXEL = 0.85  # of the page, a voxel of a picture of any kind; MR of 1 % noise is at that, CT below
+BYTES_PER_VOXEL = 0.83  # of the page, a voxel of a picture of any kind; MR of 1 % noise is at that, CT below
 MIN_SLICES = 20  # that a crop keeps across the plane that matters
 
 _WINDOWS: dict[str, Window] = {"soft tissue": CT_SOFT_TISSUE, "lung": (-1350.0, 150.0), "bone": (-450.0, 1050.0)}
@@ -147,14 +147,17 @@ def _packed(exhibit: Exhibit) -> tuple[dict[str, Any], str]:
         "shape": list(exhibit.pictures[0].array.shape),
         "spacing": list(exhibit.spacing),
         "unit": "HU" if exhibit.modality == "CT" else "",
-        "planes": _planes(exhibit.axes),
+        "planes": [asdict(plane) for plane in _planes(exhibit.axes)],
         "pictures": described,
         "windows": [{"label": k, "low": low, "high": high} for k, (low, high) in _windows(exhibit, limits).items()],
         "overlays": _overlays(exhibit),
         "left": exhibit.left,
         "right": exhibit.right,
     }
-    return facts, base64.b64encode(gzip.compress(b"".join(blocks), 9, mtime=0)).decode()
+    # For small differences the filtered strategy packs tighter than the default, in a third of level 9's time.
+    gzip = zlib.compressobj(6, zlib.DEFLATED, zlib.MAX_WBITS + 16, zlib.DEF_MEM_LEVEL, zlib.Z_FILTERED)
+    packed = gzip.compress(b"".join(blocks)) + gzip.flush()
+    return facts, base64.b64encode(packed).decode()
 
 
 def _block(array: Values, low: float, step: float, levels: int) -> bytes:
@@ -225,10 +228,11 @@ def _overlays(exhibit: Exhibit) -> list[dict[str, Any]]:
     return found
 
 
-def _planes(axes: str | None) -> list[dict[str, Any]]:
-    """The planes as the script reads them, without anatomical names where the axes are not known."""
-    unknown = [replace(plane, name=f"across {'ijk'[plane.z]}", letters="    ") for plane in _PLANES]
-    return [asdict(plane) for plane in (_PLANES if axes else unknown)]
+def _planes(axes: str | None) -> tuple[_Plane, ...]:
+    """The planes, without anatomical names where the axes are not known."""
+    if axes is not None:
+        return _PLANES
+    return tuple(replace(plane, name=f"across {'ijk'[plane.z]}", letters="    ") for plane in _PLANES)
 
 
 # --- stills ----------------------------------------------------------------------------------------------------------
@@ -237,12 +241,12 @@ def _planes(axes: str | None) -> list[dict[str, Any]]:
 def _stills(exhibit: Exhibit) -> list[Html]:
     """The middle slice of every image, with its name."""
     window = next(iter(_windows(exhibit, _limits(exhibit)).values()))
-    plane = _PLANES[exhibit.still]
+    plane = _planes(exhibit.axes)[exhibit.still]
     made = []
     for picture in exhibit.pictures:
         if picture.kind == "image":
             wide, tall = (picture.array.shape[axis] * exhibit.spacing[axis] for axis in (plane.x, plane.y))
-            alt = f"{picture.label}: the middle {plane.name} slice"
+            alt = f"{picture.label}: the middle slice, {plane.name}"
             made.append(still(_middle_slice(picture.array, plane), window, wide / tall, picture.label, alt))
     return made
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from medsr.page.chart import MARKERS, Axis, Chart, Look, _shortened
+from medsr.page.chart import MARKERS, Axis, Chart, Look, _length, _shortened
 
 POSITIVE = st.lists(st.floats(1e-3, 1e6), min_size=1, max_size=8)
 
@@ -72,9 +72,13 @@ def test_rows_run_from_top_to_bottom():
     assert heights[1] - heights[0] == pytest.approx(24)
 
 
-@given(name=st.text(min_size=1, max_size=60), room=st.integers(3, 40))
-def test_a_name_that_is_cut_keeps_both_ends(name, room):
+@given(
+    name=st.text(st.characters(codec="ascii", categories=["L", "N"]), min_size=1, max_size=60), room=st.floats(40, 300)
+)
+def test_a_name_that_is_cut_keeps_both_ends_and_fits(name, room):
     shown = _shortened(name, room)
-    assert len(shown) <= max(room, len(name) if len(name) <= room else room)
+    assert _length(shown) <= room
     assert shown[0] == name[0]
     assert shown[-1] == name[-1]
+    if _length(name) <= room:
+        assert shown == name
