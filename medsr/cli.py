@@ -15,6 +15,7 @@ import click
 
 from medsr import __version__
 
+SOME_FAILED = 8
 INTERRUPTED, TERMINATED = 130, 143  # 128 + signal, as a shell reports it
 _REPORT = "this is a bug of medsr; please report it with this line, the output of 'medsr --version' and your command"
 
@@ -53,6 +54,35 @@ class VolumeChoice(click.ParamType):  # type: ignore[type-arg]
         return int(text)
 
 
+class Commas(click.ParamType):  # type: ignore[type-arg]
+    """Values with commas between, such as 0,1."""
+
+    def __init__(self, name: str, kind: Callable[[str], Any] = str) -> None:
+        self.name, self.kind = name, kind
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Any, ...]:
+        """To a tuple."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(self.kind(part.strip()) for part in str(value).split(",") if part.strip())
+        except ValueError:
+            self.fail(f"{value!r} is not a list of numbers with commas between, such as 0,1", param, ctx)
+
+
+class Brought(click.ParamType):  # type: ignore[type-arg]
+    """NAME=FOLDER."""
+
+    name = "NAME=FOLDER"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, Path]:
+        """To a name and a path."""
+        name, equals, folder = str(value).partition("=")
+        if not (name.strip() and equals and folder):
+            self.fail(f"{value!r} is not NAME=FOLDER, such as mytool=results/mytool", param, ctx)
+        return name.strip(), Path(folder)
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, message="%(prog)s %(version)s")
 def cli() -> None:
@@ -61,12 +91,7 @@ def cli() -> None:
 
 # --- upscale -------------------------------------------------------------------------------------------------------
 
-_REQUEST_OPTIONS = [
-    click.option("--scale", type=Numbers(), help="One factor for the in-plane axes (default 2), or three: i x j x k."),
-    click.option("--spacing", type=Numbers(), help="Voxel spacing in mm, one or three; axes already finer stay."),
-    click.option("--isotropic", is_flag=True, help="Smallest spacing on every axis, at most 6 times finer."),
-    click.option("--texture", type=float, default=0.0, show_default=True, help="0 (mean) to 1 (a full sample)."),
-    click.option("--samples", type=click.IntRange(1), default=1, show_default=True, help="Samples to draw."),
+_SOLVER_OPTIONS = [
     click.option("--steps", type=click.IntRange(1), default=8, show_default=True, help="Steps of the sampler."),
     click.option(
         "--sampler",
@@ -76,6 +101,19 @@ _REQUEST_OPTIONS = [
         help="How the sampling equation is solved.",
     ),
     click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the sampler's noise."),
+]
+_MODEL_OPTIONS = [
+    click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps."),
+    click.option("--model", default="medsr-base", show_default=True, help="Name of a model, or a .safetensors file."),
+    click.option("--threads", type=click.IntRange(1), help="Threads of the CPU; default: all."),
+]
+_REQUEST_OPTIONS = [
+    click.option("--scale", type=Numbers(), help="One factor for the in-plane axes (default 2), or three: i x j x k."),
+    click.option("--spacing", type=Numbers(), help="Voxel spacing in mm, one or three; axes already finer stay."),
+    click.option("--isotropic", is_flag=True, help="Smallest spacing on every axis, at most 6 times finer."),
+    click.option("--texture", type=float, default=0.0, show_default=True, help="0 (mean) to 1 (a full sample)."),
+    click.option("--samples", type=click.IntRange(1), default=1, show_default=True, help="Samples to draw."),
+    *_SOLVER_OPTIONS,
     click.option("--uncertainty", is_flag=True, help="Also write the standard deviation, <output>_std.nii.gz."),
     click.option("--detail-map", is_flag=True, help="Also write what was added, <output>_detail.nii.gz."),
     click.option("--profile", default="auto", show_default=True, help="auto, or kind:width: sinc, gauss:1.0, box:1.3."),
@@ -103,18 +141,23 @@ _REQUEST_OPTIONS = [
     click.option("--volume", type=VolumeChoice(), help="Which volume of a 4-D file, from 0, or all."),
     click.option("--prefer", type=click.Choice(["sform", "qform"]), help="Which counts where the two disagree."),
     click.option("--assume-spacing", type=Numbers(), help="Voxel spacing in mm for a header without a valid one."),
-    click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps."),
-    click.option("--model", default="medsr-base", show_default=True, help="Name of a model, or a .safetensors file."),
-    click.option("--threads", type=click.IntRange(1), help="Threads of the CPU; default: all."),
+    *_MODEL_OPTIONS,
 ]
 _SAMPLER_OPTIONS = ("samples", "steps", "sampler", "seed")
 
 
-def request_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options that make up a ``Request``."""
-    for option in reversed(_REQUEST_OPTIONS):
-        command = option(command)
-    return command
+def _with(options: Sequence[Callable[..., Any]]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Several options at once, in their order."""
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+request_options = _with(_REQUEST_OPTIONS)  # those that make up a ``Request``
 
 
 @cli.command()
@@ -137,7 +180,7 @@ def upscale(  # the boundary to click: the one place for **options
     **options: Any,
 ) -> None:
     """Upscale one scan (.nii, .nii.gz, .hdr/.img, .mgz) and write a JSON sidecar beside the output."""
-    _check_sampler_options(click.get_current_context(), options)
+    _check_sampler_options(click.get_current_context(), options["texture"], uncertainty=options["uncertainty"])
     from medsr.plan import Request
 
     request = Request(**options)
@@ -163,15 +206,19 @@ def upscale(  # the boundary to click: the one place for **options
         _say(f"hint: the slices are coarser than their pixels; to make them finer too: {command}", err=True)
 
 
-def _check_sampler_options(ctx: click.Context, options: dict[str, Any]) -> None:
-    if not 0 <= options["texture"] <= 1:
-        raise click.UsageError(f"--texture {options['texture']:g} is outside 0 (mean) to 1 (a full sample)")
-    if options["texture"] > 0 or options["uncertainty"]:
+def _check_sampler_options(ctx: click.Context, *textures: float, uncertainty: bool = False) -> None:
+    """Refuse textures that do not exist, and options of a sampler that nothing would use."""
+    for texture in textures:
+        if not 0 <= texture <= 1:
+            raise click.UsageError(f"--texture {texture:g} is outside 0 (mean) to 1 (a full sample)")
+    if max(textures, default=0.0) > 0 or uncertainty:
         return
     default = click.core.ParameterSource.DEFAULT
-    given = [f"--{name}" for name in _SAMPLER_OPTIONS if ctx.get_parameter_source(name) is not default]
+    named = [name for name in _SAMPLER_OPTIONS if name in ctx.params]
+    given = [f"--{name}" for name in named if ctx.get_parameter_source(name) is not default]
     if given:
-        raise click.UsageError(f"{', '.join(given)}: only with --texture above 0 or --uncertainty; the mean needs none")
+        also = " or --uncertainty" if "uncertainty" in ctx.params else ""
+        raise click.UsageError(f"{', '.join(given)}: only with --texture above 0{also}; the mean needs none")
 
 
 # --- info, degrade, model ------------------------------------------------------------------------------------------
@@ -338,6 +385,76 @@ def train(
         validate_command(config, out, overrides, report=_say)
     else:
         train_command(config, out, init, max_minutes, overrides, dry_run=dry_run, report=_say)
+
+
+# --- evaluate ------------------------------------------------------------------------------------------------------
+
+
+@cli.command()
+@click.option("--data", type=ReadablePath, required=True, help="Folder of scans, or CSV: file, subject, split.")
+@click.option("--protocol", "protocols", type=Commas("NAME[,NAME...]"), required=True, help="Degradations by name.")
+@click.option("--out", type=AnyPath, required=True, help="Folder to write metrics, report and cases into.")
+@click.option("--split", type=click.Choice(["train", "val", "test"]), help="Default: test, or the only one there is.")
+@click.option(
+    "--texture",
+    "textures",
+    type=Commas("T[,T...]", float),
+    default="0",
+    show_default=True,
+    help="Textures of medsr to measure: 0 (mean) to 1 (a full sample).",
+)
+@click.option(
+    "--baselines",
+    default="all",
+    show_default=True,
+    metavar="all|none|NAME[,NAME...]",
+    help="Classical methods to compare with.",
+)
+@click.option("--compare", type=Brought(), multiple=True, help="Volumes of another tool; may be repeated.")
+@click.option("--limit", type=click.IntRange(1), help="Stop after so many volumes that take part.")
+@click.option("--resume", is_flag=True, help="Go on with the study in --out where it stopped.")
+@click.option("--overwrite", is_flag=True, help="Replace the study in --out.")
+@click.option("--keep-volumes", is_flag=True, help="Keep every volume, in the form that --compare reads.")
+@click.option("--json", "as_json", is_flag=True, help="Print metrics.json.")
+@_with([*_SOLVER_OPTIONS, *_MODEL_OPTIONS])
+@click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
+@click.option("-v", "--verbose", is_flag=True, help="Print the traceback of an unexpected error.")
+def evaluate(
+    data: Path,
+    out: Path,
+    baselines: str,
+    resume: bool,
+    overwrite: bool,
+    as_json: bool,
+    quiet: bool,
+    verbose: bool,  # noqa: ARG001  read by main()
+    **options: Any,
+) -> int:
+    """Measure medsr on fine scans: make them coarser, bring them back, compare, and write a report.
+
+    Each volume is degraded as named protocols say, upscaled by the path that a user's scan takes, and compared with
+    the original, beside classical methods that are told the same. The study writes metrics.json, metrics.csv and
+    report.html. Exit status 8: some volumes could not be read or upscaled; the report says why, the others are done.
+    """
+    _check_sampler_options(click.get_current_context(), *options["textures"])
+    from medsr.evaluation.request import StudyRequest, baselines_by_name
+    from medsr.evaluation.study import command_text, in_words
+    from medsr.evaluation.study import evaluate as run_study
+    from medsr.terminal import progress
+
+    request = StudyRequest(baselines=baselines_by_name(baselines), **options)
+    with progress(quiet=quiet, whole=True) as report:
+        done = run_study(
+            data, out, request, resume=resume, overwrite=overwrite, command=command_text(sys.argv), progress=report
+        )
+    if as_json:
+        _say((out / "metrics.json").read_text(encoding="utf-8"))
+    elif not quiet:
+        _say(in_words(done, out))
+    for name in done.failed:
+        reason = next(e.reason for e in done.study.excluded if e.volume == name)
+        _fail(f"{name} was left out: {reason}")
+    return SOME_FAILED if done.failed else 0
 
 
 # --- what a terminal sees ------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from medsr.errors import ConfigError, InputError, JobError, PlanError
 from medsr.evaluation.record import Exclusion, Outcome, VolumeFacts
@@ -20,9 +20,17 @@ NAME = "outcomes.jsonl"
 _FILES, _FOLDERS = ("metrics.json", "metrics.csv", "report.html"), ("cases", "volumes")  # what else a study leaves
 
 
+class Ceiling(BaseModel):
+    """The PSNR in dB that the noise of a reference allows."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    volume: str
+    psnr: float
+
+
 class Journal:
     """What is known of a study: ``volumes`` by name, ``outcomes`` by (volume, protocol, method), ``excluded`` by
-    (volume, protocol). A line that was added is on the disk when ``add`` returns.
+    (volume, protocol), ``ceilings`` by volume in dB. A line that was added is on the disk when ``add`` returns.
 
     created: when the study began, ISO 8601.
     """
@@ -33,8 +41,9 @@ class Journal:
         self.volumes: dict[str, VolumeFacts] = {}
         self.outcomes: dict[tuple[str, str, str], Outcome] = {}
         self.excluded: dict[tuple[str, str], Exclusion] = {}
+        self.ceilings: dict[str, float] = {}
 
-    def add(self, part: VolumeFacts | Outcome | Exclusion) -> None:
+    def add(self, part: VolumeFacts | Outcome | Exclusion | Ceiling) -> None:
         """One more line, for good. Raises JobError when it cannot be written."""
         kind = next(name for name, model in _KINDS.items() if isinstance(part, model))
         _append(self._stream, {kind: part.model_dump(mode="json")})
@@ -48,9 +57,13 @@ class Journal:
             self.outcomes[part.volume, part.protocol, part.method] = part
         elif isinstance(part, Exclusion):
             self.excluded[part.volume, part.protocol] = part
+        elif isinstance(part, Ceiling):
+            self.ceilings[part.volume] = part.psnr
 
 
-_KINDS: dict[str, type[BaseModel]] = {"volume": VolumeFacts, "outcome": Outcome, "excluded": Exclusion}
+_KINDS: dict[str, type[BaseModel]] = {
+    "volume": VolumeFacts, "outcome": Outcome, "excluded": Exclusion, "ceiling": Ceiling
+}  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -89,9 +102,10 @@ def _continued(path: Path, stream: BinaryIO, lines: list[bytes], identity: dict[
         raise InputError(f"{path} is not the journal of a study; choose another --out, or --overwrite it") from error
     for key in dict.fromkeys((*identity, *held)):
         if held.get(key) != identity.get(key):
+            both = _in_words(held.get(key), identity.get(key))
             raise PlanError(
-                f"{path.parent} holds another study; they differ in: {key}{_in_words(held.get(key), identity.get(key))}; "
-                "choose another --out, or replace it by --overwrite"
+                f"{path.parent} holds another study; they differ in: {key}{both}; choose another --out, or replace it "
+                "by --overwrite"
             )
     journal = Journal(stream, created)
     for number, line in enumerate(lines[1:], 2):
