@@ -108,11 +108,10 @@
       this.stage = element("div", { class: "stage" }, tools, planes, this.legend, this.readout);
       this.host.append(this.stage);
       this.host.classList.add("alive");
-      for (const control of [this.left, this.right, this.overlay, this.strength, this.centre, this.width]) {
-        control.addEventListener("input", () => this.draw());
-      }
+      for (const control of [this.left, this.right, this.overlay]) control.addEventListener("change", () => this.draw());
+      for (const control of [this.strength, this.centre, this.width]) control.addEventListener("input", () => this.draw());
       this.slider.addEventListener("input", () => { this.split = this.slider.value / 100; this.draw(); });
-      this.preset.addEventListener("input", () => { this.presetChosen(); this.draw(); });
+      this.preset.addEventListener("change", () => { this.presetChosen(); this.draw(); });
     }
 
     planeButtons() {
@@ -140,9 +139,11 @@
       let travelled = 0;
       plane.canvas.addEventListener("wheel", (event) => {
         event.preventDefault();
-        travelled += event.deltaMode === 0 ? event.deltaY : 40 * event.deltaY;
-        const steps = Math.trunc(travelled / 40);
-        travelled -= 40 * steps;
+        // A notch of a wheel is one slice; a touch pad sends many small steps, which add up.
+        const delta = event.deltaMode === 0 ? event.deltaY : 100 * event.deltaY;
+        travelled = Math.abs(delta) < 60 ? travelled + delta : 30 * Math.sign(delta);
+        const steps = Math.trunc(travelled / 30);
+        travelled -= 30 * steps;
         if (steps) this.go(plane.z, this.at[plane.z] + steps);
       }, { passive: false });
       plane.canvas.addEventListener("keydown", (event) => this.key(plane, event));
