@@ -111,10 +111,10 @@ def is_dicom(source: Source) -> bool:
 
 
 def looks_headless(source: Source) -> bool:
-    """True for what begins like a DICOM data set written without preamble: group 0008 or 0002, a small element."""
+    """True for what seems a DICOM data set without preamble: binary, and a UID of the standard near its start."""
     with source.open() as stream:
-        start = stream.read(8)
-    return len(start) == 8 and start[:2] in (b"\x08\0", b"\x02\0") and start[3] == 0 and start[2] < 0x20
+        start = stream.read(2048)
+    return b"1.2.840.10008." in start and b"\0" in start
 
 
 def sources_in(path: Path) -> list[Source]:

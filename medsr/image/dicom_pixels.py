@@ -23,6 +23,7 @@ from medsr.image.intensity import CT_AIR_HU
 from medsr.image.volume import Array
 
 _MAX_THREADS = 8
+_BACKGROUND = 0.1  # of the range of values, from its dark end
 _COMPARED = 64  # pairs of slices that are compared together
 
 
@@ -98,7 +99,7 @@ def read_voxels(frames: Sequence[Frame], threads: int | None = None) -> Voxels:
         warnings.simplefilter("ignore")  # codecs' remarks on files that they decode all the same
         with ThreadPoolExecutor(threads or min(_MAX_THREADS, os.cpu_count() or 1)) as pool:
             list(pool.map(fill, range(len(frames))))
-    padded = _air(stored_order, frames, float(darkest.min()))
+    padded = _air(stored_order, frames, float(darkest.min()), float(brightest.max()))
     order = list(dict.fromkeys(id(frame.head) for frame in frames))
     digests = [files.digests[key] for key in order]
     total = digests[0] if len(digests) == 1 else hashlib.sha256(b"".join(digests)).digest()
@@ -150,11 +151,13 @@ def _ends(frame: Frame) -> tuple[int, int]:
     return (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if frame.layout.signed else (0, (1 << bits) - 1)
 
 
-def _air(slices: Array, frames: Sequence[Frame], darkest: float) -> int:
+def _air(slices: Array, frames: Sequence[Frame], darkest: float, brightest: float) -> int:
     """Set padding that would pass for tissue to air (CT) or to the darkest value (MR); says how many voxels.
 
-    slices: (K, rows, columns). darkest: value of all of them. Padding of that value is background already and keeps it.
+    slices: (K, rows, columns). darkest, brightest: value of all of them. Padding near the darkest value is background
+    already and keeps its value.
     """
+    background = darkest + _BACKGROUND * (brightest - darkest)
     air = min(CT_AIR_HU, darkest) if frames[0].kind.modality == "CT" else darkest
     count = 0
     for k, frame in enumerate(frames):
@@ -162,7 +165,7 @@ def _air(slices: Array, frames: Sequence[Frame], darkest: float) -> int:
             continue
         ends = np.empty((1, 2), np.float32)
         _rescale(np.array([frame.padding]), frame, ends)  # as the voxels were, to the last bit
-        if ends.max() > darkest:
+        if ends.max() > background:
             mask = (slices[k] >= ends.min()) & (slices[k] <= ends.max())
             slices[k][mask] = air
             count += int(mask.sum())
