@@ -5,15 +5,15 @@
 Of pieces of each scan under each protocol it measures which factor would have made the 90 % interval cover 90 % of the
 foreground. The factor of a modality is the one with which the mean coverage over subjects and protocols is 90 %, but
 at least 1. The validation scans are too few to tell (three people with CT, two of them soft kernels), so those of the
-training are taken too; the networks know these, so that they may widen the intervals but not narrow them. The page docs/results/calibration.md tells the coverage before and after, split by split; --write puts the
-factors into the weights file (tensors and sha256 stay as they are). --test measures the card's factors on the test
-scans, docs/results/calibration-test.md.
+training are taken too; the networks know these, so that they may widen the intervals but not narrow them. The page
+docs/results/calibration.md tells the coverage before and after, split by split; --write puts the factors into the
+weights file (tensors and sha256 stay as they are). --test measures the card's factors on the test scans,
+docs/results/calibration-test.md.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import shlex
 import sys
 from collections import defaultdict
@@ -26,19 +26,19 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 
 from medsr.card import model_path
+from medsr.crops import Crop
 from medsr.diffusion.model import Model, load_model, save_model
 from medsr.engine import reconstruct
-from medsr.image.nifti import inspect
+from medsr.evaluation.manifest import Entry
+from medsr.plan import Request
 
 sys.path.insert(0, str(Path(__file__).parent))
-from accuracy import cases, log_look
-from crops import Crop, crop
+from crops import RESULTS, Size, admitted, crop, log_look
 
 PROTOCOLS = ("inplane-x2", "inplane-x4", "inplane-x2-kspace", "slice-x4", "blind-x2")
-SIDE, SLICES, COLUMNS = 128, 6, 64
+SIZE = Size(side=128, slices=6, columns=64)
 LEVEL = 0.9
 HALF_WIDTH = NormalDist().inv_cdf((1 + LEVEL) / 2)
-RESULTS = Path(__file__).parent.parent / "docs" / "results"
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,15 +56,15 @@ class Piece:
         return float(np.searchsorted(self.errors, HALF_WIDTH * factor, side="right") / len(self.errors))
 
 
-def piece(part: Crop, model: Model, split: str) -> Piece:
+def piece(entry: Entry, part: Crop, model: Model, split: str) -> Piece:
     """Reconstruct one crop with its uncertainty."""
-    made = reconstruct(part.scan, part.plan(model.card, uncertainty=True), model)
+    made = reconstruct(part.scan, part.plan(model.card, Request(uncertainty=True)), model)
     if made.std is None:
         raise RuntimeError("no uncertainty was made")
-    modality = part.case.modality
+    modality = part.reference.modality
     std = made.std.array[part.mask] / model.card.calibration.get(modality, 1.0)
     error = np.abs(made.volume.array - part.reference.array)[part.mask]
-    return Piece(split, part.case.subject, modality, part.protocol, np.sort(error / np.maximum(std, 1e-12)))
+    return Piece(split, entry.subject, modality, part.protocol, np.sort(error / np.maximum(std, 1e-12)))
 
 
 def mean_coverage(pieces: list[Piece], factor: float) -> float:
@@ -120,20 +120,15 @@ def main() -> None:
     options = parser.parse_args()
     if options.test and options.write:
         parser.error("factors are never chosen on test scans")
-    root = Path(os.environ.get("MEDSR_DATA", "../shared/data"))
     model = load_model(options.model)
     command = shlex.join(["python", "benchmarks/calibrate.py", *sys.argv[1:]])
     if options.test:
-        log_look(RESULTS / "log.csv", model.card.sha256[:12], command)
+        log_look(model.card.sha256[:12], command)
     pieces = []
     for split in ("test",) if options.test else ("train", "val"):
-        for case in cases(split, root):
-            header = inspect(case.path)
-            for name in PROTOCOLS:
-                if not case.phantom and case.admits(name, header.geometry, header.slice_axis):
-                    part = crop(case, name, side=SIDE, slices=SLICES, columns=COLUMNS)
-                    pieces.append(piece(part, model, split))
-                    print(f"{case.file} {name}: {pieces[-1].coverage(1.0):.1%}", flush=True)
+        for entry, name in admitted(split, PROTOCOLS):
+            pieces.append(piece(entry, crop(entry, name, SIZE), model, split))
+            print(f"{entry.name} {name}: {pieces[-1].coverage(1.0):.1%}", flush=True)
     found = dict(model.card.calibration)
     if not options.test:
         found = {m: round(best_factor([p for p in pieces if p.modality == m]), 3) for m in ("MR", "CT")}

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 import sys
 from collections.abc import Sequence
 from itertools import pairwise
@@ -21,21 +20,21 @@ from statistics import fmean
 import numpy as np
 import torch
 
+from medsr.crops import Crop
 from medsr.diffusion.conditions import FOREGROUND, slice_correlation
 from medsr.diffusion.device import dtype_for
 from medsr.diffusion.model import Model, load_model
 from medsr.diffusion.slices import stacked
 from medsr.image.intensity import CT_AIR_HU, fit_intensity
-from medsr.image.nifti import inspect
 from medsr.reconstruction import whitened_pass
 from medsr.runner import Runner
 
 sys.path.insert(0, str(Path(__file__).parent))
-from accuracy import cases
-from crops import Crop, crop
+from crops import RESULTS, Size, admitted, crop
 
 PROTOCOLS = ("inplane-x2", "inplane-x4")
-SIDE, SLICES, MIN_SLICES = 96, 8, 5
+SIZE = Size(side=96, slices=8, columns=96)
+MIN_SLICES = 5
 POWERS = (1, 2, 3, 4, 5, 6)
 EDGES = (0.0, 0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
@@ -87,16 +86,12 @@ def main() -> None:
     options = parser.parse_args()
     model = load_model(options.model)
     pairs = []
-    for case in cases("train", Path(os.environ.get("MEDSR_DATA", "../shared/data"))):
-        header = inspect(case.path)
-        for name in PROTOCOLS:
-            if case.admits(name, header.geometry, header.slice_axis) and not case.phantom:
-                part = crop(case, name, side=SIDE, slices=SLICES, columns=SIDE)
-                if part.reference.array.shape[part.slice_axis] >= MIN_SLICES:
-                    pairs.append(correlations(part, model))
-                    print(f"{case.file} {name}: {pairs[-1][0]:.3f} {pairs[-1][1]:.3f}", flush=True)
-    target = Path(__file__).parent.parent / "docs" / "results" / "coupling.md"
-    target.write_text(page(pairs, model.card.sha256[:12]), encoding="utf-8")
+    for entry, name in admitted("train", PROTOCOLS):
+        part = crop(entry, name, SIZE)
+        if part.reference.array.shape[part.header.slice_axis] >= MIN_SLICES:
+            pairs.append(correlations(part, model))
+            print(f"{entry.name} {name}: {pairs[-1][0]:.3f} {pairs[-1][1]:.3f}", flush=True)
+    (RESULTS / "coupling.md").write_text(page(pairs, model.card.sha256[:12]), encoding="utf-8")
 
 
 if __name__ == "__main__":

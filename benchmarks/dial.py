@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import os
 import shlex
 import sys
 import time
@@ -22,17 +21,18 @@ from pathlib import Path
 
 import numpy as np
 
+from medsr.crops import Crop
 from medsr.diffusion.model import Model, load_model
 from medsr.engine import Result, reconstruct
+from medsr.evaluation.manifest import Entry
 from medsr.evaluation.metrics import data_range, psnr, ssim_2d
 from medsr.evaluation.texture import between_slice_ratio, hfen, spectrum_error
 from medsr.evaluation.uncertainty import coverage, mse_ratio, spread_skill
-from medsr.image.nifti import inspect
 from medsr.image.volume import Array
+from medsr.plan import Request
 
 sys.path.insert(0, str(Path(__file__).parent))
-from accuracy import cases, log_look
-from crops import Crop, crop
+from crops import RESULTS, Size, admitted, crop, log_look
 from dial_page import page, plot
 
 PROTOCOLS = ("inplane-x2", "inplane-x4", "slice-x4")
@@ -41,8 +41,8 @@ SOLVERS = (
     "ancestral:8", "ancestral:16",
 )  # fmt: skip
 TEXTURES = (0.0, 0.25, 0.5, 0.75, 1.0)
-SIDE, SLICES, COLUMNS = 128, 6, 64
-RESULTS, IMAGES = (Path(__file__).parent.parent / "docs" / name for name in ("results", "images"))
+SIZE = Size(side=128, slices=6, columns=64)
+IMAGES = RESULTS.parent / "images"
 
 
 @dataclass(frozen=True)
@@ -69,9 +69,9 @@ class Row:
     between_fine: float
 
 
-def study(part: Crop, model: Model, solvers: Sequence[str]) -> Iterator[Row]:
+def study(entry: Entry, part: Crop, model: Model, solvers: Sequence[str]) -> Iterator[Row]:
     """The rows of one crop."""
-    mean = reconstruct(part.scan, part.plan(model.card, uncertainty=True), model)
+    mean = reconstruct(part.scan, part.plan(model.card, Request(uncertainty=True)), model)
     if mean.std is None:
         raise RuntimeError("no uncertainty was made")
     reference, mask = part.reference.array, part.mask
@@ -79,7 +79,7 @@ def study(part: Crop, model: Model, solvers: Sequence[str]) -> Iterator[Row]:
     for solver in solvers:
         name, steps = solver.split(":")
         began = time.perf_counter()
-        plan = part.plan(model.card, texture=1.0, sampler=name, steps=int(steps))
+        plan = part.plan(model.card, Request(texture=1.0, sampler=name, steps=int(steps)))
         drawn = reconstruct(part.scan, plan, model)
         seconds = time.perf_counter() - began
         sample = drawn.volume.array
@@ -93,10 +93,11 @@ def study(part: Crop, model: Model, solvers: Sequence[str]) -> Iterator[Row]:
         }
         for texture in TEXTURES:
             image = mean.volume.array + np.float32(texture) * (sample - mean.volume.array)
-            yield _row(part, model, solver, drawn, seconds, texture, image, law)
+            yield _row(entry, part, model, solver, drawn, seconds, texture, image, law)
 
 
 def _row(
+    entry: Entry,
     part: Crop,
     model: Model,
     solver: str,
@@ -115,9 +116,9 @@ def _row(
         "hfen": hfen(reference, image, mask=mask, axis=part.across),
     }
     return Row(
-        file=part.case.file,
-        subject=part.case.subject,
-        modality=part.case.modality,
+        file=entry.path.name,
+        subject=entry.subject,
+        modality=part.reference.modality,
         protocol=part.protocol,
         weights=model.card.sha256[:12],
         solver=solver,
@@ -153,31 +154,24 @@ def main() -> None:
     parser.add_argument("--protocols", nargs="+", default=list(PROTOCOLS), metavar="NAME")
     parser.add_argument("--only", nargs="+", default=list(SOLVERS), metavar="SAMPLER:STEPS")
     options = parser.parse_args()
-    root = Path(os.environ.get("MEDSR_DATA", "../shared/data"))
     model = load_model(options.model)
     command = shlex.join(["python", "benchmarks/dial.py", *sys.argv[1:]])
     RESULTS.mkdir(parents=True, exist_ok=True)
     if options.split == "test":
-        log_look(RESULTS / "log.csv", model.card.sha256[:12], command)
+        log_look(model.card.sha256[:12], command)
     path = RESULTS / f"dial-{options.split}.csv"
     rows = [row for row in load(path) if row.weights == model.card.sha256[:12]]
     done = {(row.file, row.protocol, row.solver) for row in rows}
-    for case in cases(options.split, root):
-        if options.files and case.file not in options.files:
+    for entry, name in admitted(options.split, options.protocols, options.files or ()):
+        wanted = [s for s in options.only if (entry.path.name, name, s) not in done]
+        if not wanted:
             continue
-        header = inspect(case.path)
-        for name in options.protocols:
-            wanted = [s for s in options.only if (case.file, name, s) not in done]
-            if case.phantom or not wanted or not case.admits(name, header.geometry, header.slice_axis):
-                continue
-            for row in study(crop(case, name, side=SIDE, slices=SLICES, columns=COLUMNS), model, wanted):
-                rows.append(row)
-                if row.texture == 1.0:
-                    print(
-                        f"{row.file} {name} {row.solver}: MSE ratio {row.mse_ratio}, between {row.between_fine}",
-                        flush=True,
-                    )
-            save(path, rows)
+        for row in study(entry, crop(entry, name, SIZE), model, wanted):
+            rows.append(row)
+            if row.texture == 1.0:
+                law = f"MSE ratio {row.mse_ratio}, between {row.between_fine}"
+                print(f"{row.file} {name} {row.solver}: {law}", flush=True)
+        save(path, rows)
     (RESULTS / f"dial-{options.split}.md").write_text(page(rows, options.split, command), encoding="utf-8")
     plot(rows, IMAGES / f"dial-{options.split}.svg")
 
