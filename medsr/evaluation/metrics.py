@@ -20,7 +20,7 @@ CT_RANGE_HU = 4095.0  # the 12 bits that CT is stored in
 SSIM_WINDOW = 11  # voxels
 SSIM_SIGMA = 1.5  # voxels
 _REACH = SSIM_WINDOW // 2
-_STEP = 8  # slices whose moments a thread holds at once, besides the ten that a window looks back on
+_STEP = 4  # slices whose moments a thread holds at once, besides the ten that a window looks back on
 _BLOCK = 1 << 20  # voxels whose errors are taken at once
 
 Voxels = NDArray[np.floating] | NDArray[np.integer]
