@@ -457,6 +457,32 @@ def evaluate(
     return SOME_FAILED if done.failed else 0
 
 
+@cli.command()
+@click.argument("studies", metavar="DIR...", nargs=-1, required=True, type=ReadablePath)
+@click.option("-o", "--output", type=AnyPath, default=Path("report.html"), show_default=True, help="Page to write.")
+@click.option("--overwrite", is_flag=True, help="Replace the page if it exists.")
+@click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
+@click.option("-v", "--verbose", is_flag=True, help="Print the traceback of an unexpected error.")
+def report(
+    studies: tuple[Path, ...],
+    output: Path,
+    overwrite: bool,
+    quiet: bool,
+    verbose: bool,  # noqa: ARG001  read by main()
+) -> None:
+    """Put a study, or several side by side, on one page.
+
+    DIR: folders that evaluate or compare wrote. Models are matched by protocol and volume; what only some studies
+    have is listed, and the change since the last one is shown. Other references under one name are refused.
+    """
+    from medsr.evaluation.report.page import write_report
+    from medsr.wording import one_line
+
+    sentence = write_report(studies, output, overwrite=overwrite)
+    if not quiet:
+        _say(f"{one_line(output)}: {sentence}")
+
+
 # --- what a terminal sees ------------------------------------------------------------------------------------------
 
 

@@ -44,16 +44,18 @@ _READING = (
 )  # fmt: skip
 
 
-def write_report(folders: Sequence[Path], out: Path, *, overwrite: bool = False) -> None:
-    """Write the report of one study, or of several side by side, as one HTML file.
+def write_report(folders: Sequence[Path], out: Path, *, overwrite: bool = False) -> str:
+    """Write the report of one study, or of several side by side, as one HTML file; returns its answer in words.
 
     folders: of ``evaluate`` or ``compare``, each with a metrics.json and perhaps cases for the viewer. Raises
     InputError for what is no study and for studies that do not fit one another, PlanError when ``out`` exists and
     may not be replaced, JobError when it cannot be written.
     """
-    html = report(read_results(folders))
+    results = read_results(folders)
+    html = report(results)
     with atomic_write(out, overwrite=overwrite) as stream:
         stream.write(html.encode())
+    return answer(findings(results), results)
 
 
 def report(results: Results) -> Html:

@@ -108,12 +108,15 @@ def _many_rows(found: Sequence[Finding]) -> str:
     )
     better = [one for gain, one in gains if gain.low > 0]
     worse = [one for gain, one in gains if gain.high < 0]
-    best = "the reference than the best classical method in"
+    best, rows = (
+        "the reference than the best classical method in",
+        f"{len(gains)} combinations of protocol and modality",
+    )
     if len(better) == len(gains):
-        return f"{start}closer to {best} every row below, and {wins}; {spread}."
+        return f"{start}closer to {best} all {rows}, and {wins}; {spread}."
     if len(worse) == len(gains):
-        return f"{start}further from {best} every row below, and the closer one {wins}; {spread}."
-    parts = [f"{start}closer to {best} {len(better)} of {len(gains)} rows below"]
+        return f"{start}further from {best} all {rows}, and the closer one {wins}; {spread}."
+    parts = [f"{start}closer to {best} {len(better)} of {rows}"]
     if worse:
         parts.append(f"further from it in {len(worse)} ({'; '.join(one.name for one in worse)})")
     undecided = len(gains) - len(better) - len(worse)

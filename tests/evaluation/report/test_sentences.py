@@ -78,7 +78,10 @@ def test_a_mixed_outcome_names_where_it_loses(make, saved):
     )
     results = read_results([saved(study.model_copy(update={"outcomes": worse}), cases=())])
     sentence = answer(findings(results), results)
-    assert "closer to the reference than the best classical method in 1 of 2 rows below" in sentence
+    assert (
+        "closer to the reference than the best classical method in 1 of 2 combinations of protocol and modality"
+        in sentence
+    )
     assert "further from it in 1 (slice-x4, MR)" in sentence
     assert "in 4 of 8 comparisons" in sentence
 
