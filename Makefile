@@ -2,9 +2,11 @@
 #   PYTHON=python3.12      the interpreter that makes the environment (3.11 or newer)
 #   TORCH_INDEX=URL        where to take torch, and torch alone, from; for the small CPU build:
 #                          make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
+#   SPLITS="val test"      which scans of $MEDSR_DATA results are made on; default val
 
 PYTHON      ?= python3
 TORCH_INDEX ?=
+SPLITS      ?= val
 
 VENV   := .venv
 BIN    := $(VENV)/bin
@@ -64,7 +66,7 @@ docs: $(VENV)/.dev
 	$(BIN)/python docs/check_offline.py site
 
 results: $(VENV)/.dev
-	$(BIN)/python benchmarks/accuracy.py
+	$(BIN)/python benchmarks/results.py --split $(SPLITS)
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/imports.py
 

@@ -12,17 +12,17 @@ import csv
 import sys
 from collections import defaultdict
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from safetensors.torch import load_file
 
 from medsr.card import ModelCard, model_path, read_card
 from medsr.diffusion.model import save_model
+from medsr.evaluation.report.findings import findings
+from medsr.evaluation.report.results import read_results
 
 RESULTS = Path(__file__).parent / "results"
 ATTRIBUTIONS = Path(__file__).parent / "attributions.csv"  # of every data set that the packaged models learnt from
-BASELINES = ("cubic", "zero-fill", "cubic + consistency", "linear MMSE")
 
 
 def main() -> int:
@@ -32,7 +32,7 @@ def main() -> int:
     options = parser.parse_args()
     path = model_path(options.model)
     card = read_card(path)
-    measured = {split: means(RESULTS / f"{split}.csv", card) for split in ("val", "test")}
+    measured = {split: means(RESULTS / split / "metrics.json", card) for split in ("val", "test")}
     if not options.check and card.results != measured:
         card = save_model(path, card.model_copy(update={"results": measured}), load_file(path))
     page = path.with_suffix(".md")
@@ -44,27 +44,24 @@ def main() -> int:
 
 
 def means(path: Path, card: ModelCard) -> dict[str, Any]:
-    """Per protocol and modality: subjects, mean PSNR of medsr, mean gain over the best classical method, in dB."""
+    """Per protocol and modality: subjects, mean PSNR of medsr, mean gain over the best classical method, in dB.
+
+    Nothing where the figures are of other weights.
+    """
     if not path.is_file():
         return {}
-    scores: dict[tuple[str, str, str, str], dict[str, float]] = defaultdict(dict)
-    with path.open(newline="", encoding="utf-8") as stream:
-        for row in csv.DictReader(stream):
-            if row["phantom"] in ("True", "yes") or row["weights"] not in ("", card.sha256[:12], card.sha256):
-                continue
-            scores[row["protocol"], row["modality"], row["subject"], row["file"]][row["method"]] = float(row["psnr"])
-    by_subject: dict[tuple[str, str], dict[str, list[tuple[float, float]]]] = defaultdict(lambda: defaultdict(list))
-    for (protocol, modality, subject, _), methods in scores.items():
-        if "medsr" in methods:
-            best = max(methods[b] for b in BASELINES if b in methods)
-            by_subject[protocol, modality][subject].append((methods["medsr"], methods["medsr"] - best))
+    results = read_results([path])
+    model = results.studies[0].model
+    if model is None or model.sha256 != card.sha256:
+        return {}
     return {
-        f"{protocol} {modality}": {
-            "subjects": len(subjects),
-            "psnr_db": round(fmean(fmean(p for p, _ in v) for v in subjects.values()), 2),
-            "gain_db": round(fmean(fmean(g for _, g in v) for v in subjects.values()), 2),
+        f"{one.protocol.name} {one.modality}": {
+            "subjects": one.subjects,
+            "psnr_db": round(one.mean("psnr") or 0.0, 2),
+            "gain_db": round(one.gain.mean, 2),
         }
-        for (protocol, modality), subjects in sorted(by_subject.items())
+        for one in sorted(findings(results), key=lambda f: (f.protocol.name, f.modality))
+        if one.gain is not None
     }
 
 
@@ -88,8 +85,7 @@ def render(card: ModelCard, size: int) -> str:
         f"| licence of the weights | {card.licence} |",
         "## Accuracy",
         "Mean over subjects, phantoms apart: foreground PSNR of the posterior mean (`--texture 0`), and its gain over "
-        "the best of cubic, zero-fill, cubic + consistency and linear MMSE for each volume. Per volume: "
-        "docs/results/.",
+        "the best classical method on each volume. Per volume: docs/results/.",
         _results(card.results),
         "## Known failures",
         _failures(),

@@ -32,7 +32,7 @@ EXIT_CODES = """
 | 5 | the weights file is damaged, foreign or does not fit |
 | 6 | the computing device is absent, lost or out of memory |
 | 7 | the output cannot be written, or a job failed |
-| 8 | a batch in which some scans failed |
+| 8 | a batch or a study in which some scans failed; the others are done |
 | 130, 143 | interrupted, terminated |
 
 A refusal is one line on standard error: what was found, what was expected, what to do. Nothing is written then.
