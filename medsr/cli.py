@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -294,6 +295,33 @@ def degrade(
         overwrite=overwrite,
     )
     _say(f"{one_line(output)}: {grid(coarse.shape, coarse.spacing)}")
+
+
+@cli.command()
+@click.argument("files", metavar="FILE...", nargs=-1, required=True, type=ReadablePath)
+@click.option("--reference", type=ReadablePath, required=True, help="The volume to compare with, on the same grid.")
+@click.option("--modality", type=click.Choice(["auto", "mr", "ct"]), default="auto", help="What the scans are.")
+@click.option("--factor", type=Numbers(), help="Voxel size of the scan over the reference's: in plane, or i x j x k.")
+@click.option("--coarse", type=ReadablePath, help="The scan that the files were made from, instead of --factor.")
+@click.option("--volume", type=click.IntRange(0), help="Which volume of 4-D files, from 0.")
+@click.option("-o", "--output", type=AnyPath, help="Folder to write metrics.json and metrics.csv into.")
+@click.option("--overwrite", is_flag=True, help="Replace a study in that folder.")
+@click.option("--json", "as_json", is_flag=True, help="Print metrics.json.")
+@click.option("-v", "--verbose", is_flag=True, help="Print the traceback of an unexpected error.")
+def compare(
+    files: tuple[Path, ...],
+    verbose: bool,  # noqa: ARG001  read by main()
+    **options: Any,
+) -> None:
+    """Measure volumes that are there already against a reference; no model is needed.
+
+    All must lie on one grid: nothing is resampled. Axes that are stored in another order are turned. --factor or
+    --coarse says what the scan could not hold, which the measures of texture need to know.
+    """
+    from medsr.evaluation.compare import compare_command
+
+    command = "medsr " + shlex.join(Path(a).name if Path(a).is_absolute() else a for a in sys.argv[1:])
+    _say(compare_command(files, command=command, **options))
 
 
 @cli.group()

@@ -72,10 +72,10 @@ class VolumeFacts(_Part):
 
 
 class ProtocolFacts(_Part):
-    """A degradation, and in words what it does and what methods are told of it."""
+    """A degradation, and in words what it does and what methods are told of it. factor 1: not known (axes: other)."""
 
     name: str
-    axes: Literal["in-plane", "slice"]
+    axes: Literal["in-plane", "slice", "other"]
     factor: float
     text: str
 
