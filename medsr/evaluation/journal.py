@@ -8,8 +8,9 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
+from io import FileIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -35,7 +36,7 @@ class Journal:
     created: when the study began, ISO 8601.
     """
 
-    def __init__(self, stream: BinaryIO, created: str) -> None:
+    def __init__(self, stream: FileIO, created: str) -> None:
         self._stream = stream
         self.created = created
         self.volumes: dict[str, VolumeFacts] = {}
@@ -94,7 +95,7 @@ def open_journal(
         yield _continued(path, stream, lines, json.loads(json.dumps(identity)))
 
 
-def _continued(path: Path, stream: BinaryIO, lines: list[bytes], identity: dict[str, Any]) -> Journal:
+def _continued(path: Path, stream: FileIO, lines: list[bytes], identity: dict[str, Any]) -> Journal:
     try:
         head = json.loads(lines[0])
         held, created = head["study"], head["created"]
@@ -124,11 +125,11 @@ def _in_words(held: Any, wanted: Any) -> str:
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[BinaryIO]:
+def _locked(path: Path) -> Iterator[FileIO]:
     """The file, open to read and append, while no other process has it so."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        stream = path.open("a+b")
+        stream = path.open("a+b", buffering=0)  # what failed to be written must not be tried again on closing
     except OSError as error:
         raise JobError(f"cannot write into {path.parent}: {error.strerror}; choose another place with --out") from error
     with stream:
@@ -143,7 +144,7 @@ def _locked(path: Path) -> Iterator[BinaryIO]:
         yield stream
 
 
-def _lines(stream: BinaryIO) -> list[bytes]:
+def _lines(stream: FileIO) -> list[bytes]:
     """The whole lines; half of one that a killed process left is cut away."""
     stream.seek(0)
     content = stream.read()
@@ -153,10 +154,11 @@ def _lines(stream: BinaryIO) -> list[bytes]:
     return whole.splitlines()
 
 
-def _append(stream: BinaryIO, value: dict[str, Any]) -> None:
+def _append(stream: FileIO, value: dict[str, Any]) -> None:
     try:
-        stream.write(json.dumps(value, allow_nan=False).encode() + b"\n")
-        stream.flush()
+        rest = json.dumps(value, allow_nan=False).encode() + b"\n"
+        while rest:
+            rest = rest[stream.write(rest) :]
         os.fsync(stream.fileno())
     except OSError as error:
         raise JobError(f"cannot write {NAME}: {error.strerror}; free some space and run again with --resume") from error
@@ -169,7 +171,7 @@ def _refuse_leftovers(folder: Path) -> None:
             raise PlanError(f"{folder / name} exists and is of no study that could go on; choose another --out")
 
 
-def _remove_study(folder: Path, stream: BinaryIO, *, known: bool) -> None:
+def _remove_study(folder: Path, stream: FileIO, *, known: bool) -> None:
     """known: a journal says that the folders, too, are a study's; without one they may be anybody's."""
     stream.truncate(0)
     for name in _FILES:

@@ -138,7 +138,7 @@ def in_words(done: Evaluated, out: Path) -> str:
     lines = [answer(found, results)]
     for one in found:
         if (gain := one.gain) is not None:
-            interval = f"{gain.low:+.2f} to {gain.high:+.2f}"
+            interval = f"{gain.low:+.2f} to {gain.high:+.2f}" if gain.subjects > 1 else "one subject"
             lines.append(f"  {one.name}: {gain.mean:+.2f} dB ({interval}), closer on {gain.wins} of {gain.n}")
     if done.study.excluded:
         lines.append(f"left out: {len(done.study.excluded)} of volume and protocol, with the reasons in the report")

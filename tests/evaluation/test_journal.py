@@ -93,6 +93,24 @@ def test_a_damaged_journal_is_named(tmp_path):
         begin(tmp_path, resume=True)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no such limits there")
+def test_a_line_that_finds_no_room_is_an_error_and_no_loss(tmp_path):
+    import resource
+
+    begin(tmp_path, VOLUME)
+    path = tmp_path / NAME
+    before = path.read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 20, limits[1]))
+    try:
+        with pytest.raises(JobError, match="run again with --resume"):
+            begin(tmp_path, OUTCOME, resume=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert begin(tmp_path, OUTCOME, resume=True).volumes == {"a.nii": VOLUME}
+    assert path.read_bytes().startswith(before)
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="no lock there")
 def test_two_studies_do_not_share_a_folder(tmp_path):
     code = (

@@ -247,6 +247,24 @@ def test_who_takes_part(fine_scans, tiny_model, tmp_path):
     assert {v.name: v.subject for v in done.study.volumes}["head_T1w.nii.gz"] == "head_T1w"
 
 
+def test_any_file_name_will_do(fine_scans, tiny_model, tmp_path):
+    """Blanks, other scripts, markup and a line break; each name ends on one line wherever it is printed."""
+    folder = tmp_path / "my scans" / "sub-01 \N{GREEK SMALL LETTER ALPHA}"
+    folder.mkdir(parents=True)
+    names = ["a b.nii.gz", "<script>[red].nii.gz", "two\nlines.nii.gz"]
+    for name in names:
+        shutil.copy(fine_scans / "val" / "other_T1w.nii.gz", folder / name)
+    wanted = request(tiny_model, baselines=("cubic",), keep_volumes=True)
+    done = run(tmp_path / "my scans", tmp_path / "out", wanted)
+    assert sorted(o.volume for o in done.study.outcomes if o.method == "cubic") == sorted(
+        f"{folder.name}/{n}" for n in names
+    )
+    assert len({o.metrics["psnr"] for o in done.study.outcomes if o.method == "medsr"}) == 1
+    assert (tmp_path / "out" / "volumes" / "medsr" / "inplane-x2" / folder.name / names[2]).is_file()
+    assert "<script>[red]" not in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert read_study(tmp_path / "out") == done.study
+
+
 def test_a_study_without_volumes_says_why(fine_scans, tiny_model, tmp_path):
     with pytest.raises(
         InputError, match=r"none of the 3 volumes can be a reference of slice-x4: test/head_T1w.*slices"
