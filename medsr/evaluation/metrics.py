@@ -21,6 +21,7 @@ SSIM_WINDOW = 11  # voxels
 SSIM_SIGMA = 1.5  # voxels
 _REACH = SSIM_WINDOW // 2
 _STEP = 4  # slices whose moments a thread holds at once, besides the ten that a window looks back on
+_FEWEST = 20  # slices of a thread, which has to average ten more
 _BLOCK = 1 << 20  # voxels whose errors are taken at once
 
 Voxels = NDArray[np.floating] | NDArray[np.integer]
@@ -145,7 +146,8 @@ def ssim(reference: Voxels, prediction: Voxels, *, data_range: float, axis: int)
     if min(x.shape[1:]) < SSIM_WINDOW:
         return Similarity(None, None)
     count = len(x)
-    parts = on_cores(lambda owned: _of_slices(x, y, owned, data_range), blocks(count, -(-count // cores())))
+    share = max(_FEWEST, -(-count // cores()))
+    parts = on_cores(lambda owned: _of_slices(x, y, owned, data_range), blocks(count, share))
     by_slice, by_window = (np.concatenate([part[i] for part in parts]) for i in (0, 1))
     return Similarity(float(by_window.mean()) if by_window.size else None, float(by_slice.mean()))
 
