@@ -117,6 +117,7 @@ _REQUEST_OPTIONS = [
     *_SOLVER_OPTIONS,
     click.option("--uncertainty", is_flag=True, help="Also write the standard deviation, <output>_std.nii.gz."),
     click.option("--detail-map", is_flag=True, help="Also write what was added, <output>_detail.nii.gz."),
+    click.option("--report", is_flag=True, help="Also write a page about the run, with a viewer, <output>.html."),
     click.option("--profile", default="auto", show_default=True, help="auto, or kind:width: sinc, gauss:1.0, box:1.3."),
     click.option(
         "--consistency",

@@ -11,6 +11,7 @@ from medsr.machine import available_disk, gigabytes
 from medsr.request import Request
 
 FIXED_DISK = 1_000_000  # bytes: headers and sidecar
+REPORT_DISK = 15_000_000  # bytes
 
 
 def stem(path: Path) -> str:
@@ -28,7 +29,7 @@ def default_output(path: Path) -> Path:
 
 
 def output_files(output: Path, request: Request) -> dict[str, Path]:
-    """Every file a run writes: ``volume``, ``sidecar`` and, when asked for, ``std`` and ``detail``."""
+    """Every file a run writes: ``volume``, ``sidecar`` and, when asked for, ``std``, ``detail`` and ``report``."""
     base = stem(output)
     suffix = output.name[len(base) :]
     files = {"volume": output, "sidecar": output.with_name(f"{base}.json")}
@@ -36,6 +37,8 @@ def output_files(output: Path, request: Request) -> dict[str, Path]:
         files["std"] = output.with_name(f"{base}_std{suffix}")
     if request.detail_map:
         files["detail"] = output.with_name(f"{base}_detail{suffix}")
+    if request.report:
+        files["report"] = output.with_name(f"{base}.html")
     return files
 
 
@@ -71,7 +74,8 @@ def check_output(scan: Path, output: Path, request: Request, output_bytes: int, 
                 raise PlanError(f"{display_name(path)} exists; use --overwrite to replace it, or another name with -o")
     if not os.access(folder, os.W_OK):
         raise JobError(f"cannot write into {folder}: permission denied. Choose another place with -o")
-    needed = FIXED_DISK + (len(files) - 1) * output_bytes
+    images = len(files.keys() - {"sidecar", "report"})
+    needed = FIXED_DISK + images * output_bytes + ("report" in files) * REPORT_DISK
     free = available_disk(folder)
     if free is not None and needed > free:
         raise PlanError(f"the output needs up to {gigabytes(needed)} of disk and {gigabytes(free)} is free in {folder}")

@@ -33,6 +33,7 @@ class Request:
     seed: int = 0
     uncertainty: bool = False
     detail_map: bool = False
+    report: bool = False  # a page about the run, beside the output
     profile: str = "auto"
     consistency: Consistency = "auto"
     from_acquired: Literal["auto", "off"] = "auto"

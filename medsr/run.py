@@ -119,6 +119,8 @@ def upscale_file(
             write(folder / target.name, volumes, header=header, description=description, invalid=masks)
         sidecar = _sidecar(plan, card, results, clock, files)
         text = json.dumps(sidecar, indent=2, ensure_ascii=True, default=str) + "\n"
+        if "report" in files:
+            _write_report(folder / files["report"].name, first.volume, results[0], json.loads(text))
         with atomic_write(folder / files["sidecar"].name) as stream:
             stream.write(text.encode())
     report("write", 1.0)
@@ -348,6 +350,15 @@ def _write_maps(folder: Path, files: dict[str, Path], results: list[Result], hea
         maps = [getattr(result, kind) for result in results]
         if kind in files and all(m is not None for m in maps):
             write(folder / files[kind].name, maps, header=header, estimate=kind)
+
+
+def _write_report(path: Path, scan: Volume, result: Result, sidecar: dict[str, Any]) -> None:
+    """The page about the run; of several volumes about the first."""
+    from medsr.page.scan import scan_report
+
+    html = scan_report(scan, result, sidecar)
+    with atomic_write(path) as stream:
+        stream.write(html.encode())
 
 
 def _copy_gradients(folder: Path, copies: dict[Path, Path]) -> None:

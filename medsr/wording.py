@@ -68,6 +68,8 @@ def summary(done: Upscaled) -> str:
         f"certificate: {certificate.residual:.2g} of the scan's standard deviation{unit} "
         f"({certificate.consistency} consistency{known})"
     )
+    if "report" in done.files:
+        lines.append(f"report: {one_line(done.files['report'])}")
     return "\n".join(lines)
 
 

@@ -177,14 +177,16 @@ def test_json_quiet_overwrite_and_odd_names(run_cli, tmp_path, tiny_model):
 
 def test_options_reach_the_request(run_cli, scan, tiny_model):
     options = "--spacing 0.8x0.8x2 --texture 0.4 --samples 2 --steps 7 --sampler dpmpp2m --seed 5 --uncertainty "
-    options += "--detail-map --profile sinc,sinc,gauss:0.8 --consistency soft --from-acquired off --modality mr "
+    options += (
+        "--detail-map --report --profile sinc,sinc,gauss:0.8 --consistency soft --from-acquired off --modality mr "
+    )
     options += "--volume 0 --prefer sform --device cpu --threads 1"
     done = run_cli("upscale", scan, "--model", tiny_model, "--plan", "--json", *options.split())
     assert done.returncode == 0, done.stderr
     asked = json.loads(done.stdout)["request"]
     expected = {
         "spacing": [0.8, 0.8, 2.0], "texture": 0.4, "samples": 2, "steps": 7, "sampler": "dpmpp2m", "seed": 5,
-        "uncertainty": True, "detail_map": True, "profile": "sinc,sinc,gauss:0.8", "consistency": "soft",
+        "uncertainty": True, "detail_map": True, "report": True, "profile": "sinc,sinc,gauss:0.8", "consistency": "soft",
         "from_acquired": "off", "modality": "mr", "volume": 0, "prefer": "sform", "device": "cpu", "threads": 1,
         "scale": None, "isotropic": False, "assume_spacing": None, "model": tiny_model.name,
     }  # fmt: skip
