@@ -16,7 +16,8 @@ from medsr.image.dicom_layout import Layout
 from medsr.image.dicom_tags import UNDEFINED, Head, damage_refused, uid_name
 
 # The first that is installed decodes, so that a file has the same voxels on every run: compiled code before Python's.
-_PREFERRED = ("pylibjpeg", "pyjpegls", "gdcm", "pillow", "pydicom")
+_PREFERRED = ("pylibjpeg", "pyjpegls", "gdcm", "pillow")
+_RLE = "1.2.840.10008.1.2.5"  # pydicom's own decoder: the compiled one of pylibjpeg-rle aborts on a damaged frame
 _JPEG_12_BIT = "1.2.840.10008.1.2.4.51"
 _SIZED = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}  # JPEG and JPEG-LS markers that begin a frame header
 _STANDALONE = {0x01, *range(0xD0, 0xD9)}
@@ -42,10 +43,8 @@ def codec_fault(layout: Layout) -> str | None:
 def encoded_frames(head: Head, layout: Layout, data: memoryview) -> list[bytes]:
     """The compressed frames of one file. data: all its bytes."""
     start = head.offset or 0
-    tags, table = head.tags.dataset, None
-    offsets, lengths = (getattr(tags.get_item(tag), "value", None) for tag in (0x7FE00001, 0x7FE00002))
-    if isinstance(offsets, bytes) and isinstance(lengths, bytes) and offsets:
-        table = offsets, lengths
+    offsets, lengths = head.tags.bytes_of("ExtendedOffsetTable"), head.tags.bytes_of("ExtendedOffsetTableLengths")
+    table = (offsets, lengths) if offsets and lengths else None
     end = len(data) if head.length == UNDEFINED else start + head.length
     with damage_refused(head.name):
         frames = list(generate_frames(bytes(data[start:end]), number_of_frames=layout.frames, extended_offsets=table))
@@ -93,6 +92,8 @@ def _options(layout: Layout) -> dict[str, Any]:
 
 @lru_cache(maxsize=64)
 def _plugin(syntax: str) -> str | None:
+    if syntax == _RLE:
+        return "pydicom"
     available = get_decoder(syntax).available_plugins
     return next((name for name in _PREFERRED if name in available), None)
 

@@ -60,7 +60,7 @@ class Source:
         """All bytes, in a buffer that is enlarged as needed: files of one size then share one piece of memory."""
         if self.archive is not None:
             return memoryview(self.read())
-        size = self.size
+        size = self.path.stat().st_size
         if size > len(buffer):
             buffer[:] = bytes(size)
         with self.path.open("rb", buffering=0) as stream:

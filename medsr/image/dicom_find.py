@@ -12,7 +12,7 @@ from medsr.image.dicom_files import Source, is_dicom, looks_headless, sources_in
 from medsr.image.dicom_frames import WANTED
 from medsr.image.dicom_kinds import DIRECTORY
 from medsr.image.dicom_series import Series, series_of
-from medsr.image.dicom_tags import Head, damage_refused, read_head
+from medsr.image.dicom_tags import Head, damage_refused, quiet, read_head
 from medsr.image.files import display_name
 
 _THREADS = 4  # files are opened side by side: on a network drive most of the time is waiting
@@ -22,26 +22,26 @@ def find_series(path: Path) -> list[Series]:
     """The series of a folder (and those below it), a zip, a DICOMDIR or one file, from headers alone.
 
     Those that are no volume are listed too, with the reason in ``fault`` or ``foreign``. Files that are not DICOM are
-    passed over; DICOM files that are damaged beyond telling their series are a warning of every series found beside
-    them. Raises InputError when there is no DICOM file to be read.
+    passed over; a DICOM file that is damaged beyond telling its series is a fault of every series in its folder, since
+    it may be a slice of it. Raises InputError when there is no DICOM file to be read.
     """
     path = Path(path)
-    warnings: list[str] = []
+    missing: list[str] = []
     sources = sources_in(path)
-    single = len(sources) == 1 and sources[0].path == path and sources[0].member is None
-    if single and (found := _of_directory(sources[0])) is not None:
-        sources, warnings = found
-    with ThreadPoolExecutor(_THREADS) as pool:
-        outcomes = list(pool.map(_head_or_reason, sources))
-    heads = [outcome for outcome in outcomes if isinstance(outcome, Head) and outcome.sop_class != DIRECTORY]
-    warnings += [outcome for outcome in outcomes if isinstance(outcome, str)]
-    if not heads:
-        if warnings:
-            more = f" (and {len(warnings) - 1} more files)" if len(warnings) > 1 else ""
-            raise InputError(warnings[0] + more)
+    with quiet():
+        if len(sources) == 1 and sources[0].path == path and (named := _of_directory(sources[0])) is not None:
+            sources, missing = named
+        with ThreadPoolExecutor(_THREADS) as pool:
+            outcomes = list(pool.map(_head_or_reason, sources))
+        heads = [head for head in outcomes if isinstance(head, Head) and head.sop_class != DIRECTORY]
+        found = series_of(path, heads)
+    damaged = [(_folder(s), why) for s, why in zip(sources, outcomes, strict=True) if isinstance(why, str)]
+    if not found:
+        if damaged:
+            more = f" (and {len(damaged) - 1} more files)" if len(damaged) > 1 else ""
+            raise InputError(damaged[0][1] + more)
         raise InputError(f"{display_name(path)} holds no DICOM file ({len(sources)} files looked at)")
-    kept = tuple(warnings[:3]) + ((f"{len(warnings) - 3} more files cannot be read",) if len(warnings) > 3 else ())
-    return [_with_warnings(series, kept) for series in series_of(path, heads)]
+    return [_marked(series, damaged, missing) for series in found]
 
 
 def choose_series(found: Sequence[Series], which: str | int | None = None) -> Series:
@@ -101,8 +101,18 @@ def _of_directory(source: Source) -> tuple[list[Source], list[str]] | None:
     return found, missing
 
 
-def _with_warnings(series: Series, warnings: tuple[str, ...]) -> Series:
-    return replace(series, warnings=(*series.warnings, *warnings)) if warnings else series
+def _folder(source: Source) -> str:
+    return source.name.rpartition("/")[0]
+
+
+def _marked(series: Series, damaged: Sequence[tuple[str, str]], missing: Sequence[str]) -> Series:
+    """A series with a fault where a file that may belong to it is unreadable or not there."""
+    folders = {_folder(head.source) for head in series.heads}
+    beside = [why for folder, why in damaged if folder in folders] + list(missing)
+    if not beside or series.fault is not None:
+        return series
+    more = f" (and {len(beside) - 1} more files)" if len(beside) > 1 else ""
+    return replace(series, fault=f"{beside[0]}{more}; it may be a slice of this series: replace it, or take it away")
 
 
 def _listed(series: Series) -> str:

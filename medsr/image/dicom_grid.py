@@ -29,8 +29,9 @@ class Grid:
 
     shape: (I, J, K) = columns, rows, slices. axes: (3, 3) LPS unit vectors as columns: growing column index, growing
     row index, their cross product. pixel: mm between columns, between rows. first: (K, 3) LPS mm, first pixel of each
-    slice. distance: (K,) mm along the normal from slice 0. drift: mm that the slices slide along the first two axes
-    per mm of distance. gaps: why they are no regular grid, or "". names: of the slices.
+    slice. distance: (K,) mm along the normal from slice 0; the closest even grid is start + step * k. drift: mm that
+    the slices slide along the first two axes per mm of distance. gaps: why they are no even grid, or "". names: of
+    the slices.
     """
 
     shape: tuple[int, int, int]
@@ -38,6 +39,7 @@ class Grid:
     pixel: Points
     first: Points
     distance: Points
+    start: float
     step: float
     drift: Points
     gaps: str
@@ -56,7 +58,7 @@ class Grid:
         """The grid as acquired, RAS+. Only for one without gaps and tilt."""
         slide = self.axes[:, :2] @ self.drift
         step = self.axes[:, 2] + (slide if np.linalg.norm(self.drift) <= SHEAR else 0)
-        return self._made(self.shape, self.first[0], step * self.step)
+        return self._made(self.shape, self.first[0] + step * self.start, step * self.step)
 
     def filled(self) -> Grid:
         """The regular grid over the same extent, with the usual distance. Raises InputError where too much is missing.
@@ -76,7 +78,7 @@ class Grid:
         shape = (*self.shape[:2], count)
         names = tuple(f"slice {k}" for k in range(count))
         step = extent / (count - 1)
-        return Grid(shape, self.axes, self.pixel, first, distance, step, self.drift, "", names, self.warnings)
+        return Grid(shape, self.axes, self.pixel, first, distance, 0.0, step, self.drift, "", names, self.warnings)
 
     def upright(self, filled: Grid) -> tuple[Geometry, NDArray[np.float64]]:
         """The grid that holds all slices once they are slid back over each other, RAS+, and where it begins.
@@ -123,9 +125,9 @@ def grid_of(frames: Sequence[Frame]) -> Grid:
     shape = (one.columns, one.rows, len(frames))
     if len(frames) == 1:
         step, warnings = _single(one)
-        return Grid(shape, axes, pixel, first, np.zeros(1), step, np.zeros(2), "", names, warnings)
+        return Grid(shape, axes, pixel, first, np.zeros(1), 0.0, step, np.zeros(2), "", names, warnings)
     distance = (first - first[0]) @ axes[:, 2]
-    step = float(distance[-1]) / (len(frames) - 1)
+    step, start = (float(v) for v in np.polyfit(np.arange(len(frames)), distance, 1))
     slid = (first - first[0]) @ axes[:, :2]
     drift = slid[-1] / distance[-1]
     aside = np.linalg.norm(slid - distance[:, None] * drift, axis=1)
@@ -135,8 +137,8 @@ def grid_of(frames: Sequence[Frame]) -> Grid:
             f"{names[worst]} lies {aside[worst]:.3g} mm beside the line of the other slices; expected one stack of "
             "slices, each above the one before"
         )
-    gaps, warnings = _regularity(distance, step, names)
-    return Grid(shape, axes, pixel, first, distance, step, drift, gaps, names, warnings)
+    gaps, warnings = _regularity(distance, start, step, names)
+    return Grid(shape, axes, pixel, first, distance, start, step, drift, gaps, names, warnings)
 
 
 def _single(frame: Frame) -> tuple[float, tuple[str, ...]]:
@@ -146,9 +148,9 @@ def _single(frame: Frame) -> tuple[float, tuple[str, ...]]:
     return step, ()
 
 
-def _regularity(distance: Points, step: float, names: Sequence[str]) -> tuple[str, tuple[str, ...]]:
+def _regularity(distance: Points, start: float, step: float, names: Sequence[str]) -> tuple[str, tuple[str, ...]]:
     """Why slices are no regular grid, or "", and warnings."""
-    off = np.abs(distance - step * np.arange(len(distance)))
+    off = np.abs(distance - start - step * np.arange(len(distance)))
     if off.max() <= IRREGULAR * step:
         if off.max() <= NOTICEABLE * step:
             return "", ()

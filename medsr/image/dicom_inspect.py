@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 
 from medsr.errors import InputError
 from medsr.image.dicom_codecs import codec_fault
+from medsr.image.dicom_files import one_line
 from medsr.image.dicom_find import choose_series, find_series
 from medsr.image.dicom_frames import Frame
 from medsr.image.dicom_grid import Grid, grid_of
 from medsr.image.dicom_groups import groups_of
 from medsr.image.dicom_series import Series
-from medsr.image.dicom_tags import read_head
+from medsr.image.dicom_tags import quiet, read_head
 from medsr.image.files import display_name
 from medsr.image.geometry import Geometry
 from medsr.image.header import Header
@@ -53,7 +54,7 @@ class Stack:
         Of an enhanced file that is one data set for all its frames. Read when asked for. Raises InputError.
         """
         heads = list({id(f.head): f.head for f in self.series.volumes[volume]}.values())
-        with ThreadPoolExecutor(_THREADS) as pool:
+        with quiet(), ThreadPoolExecutor(_THREADS) as pool:
             return [head.tags.dataset for head in pool.map(lambda head: read_head(head.source), heads)]
 
 
@@ -68,7 +69,7 @@ def inspect_series(series: Series, *, fill_gaps: bool = False, deskew: bool = Fa
     fill_gaps: interpolate missing slices instead of refusing them. deskew: slide the slices of a tilted gantry back
     over each other instead of refusing them. Raises InputError for a series that is no regular volume.
     """
-    name = f"{display_name(series.path)}, series {series.label}"
+    name = f"{display_name(series.path)}, series {one_line(series.label)}"
     if series.fault is not None:
         raise InputError(f"{name}: {series.fault}")
     frames = series.volumes[0]
@@ -136,7 +137,7 @@ def _lossy(frame: Frame) -> str:
     tags = frame.head.tags
     if tags.text("LossyImageCompression") != "01":
         return ""
-    ratio, method = tags.text("LossyImageCompressionRatio"), tags.text("LossyImageCompressionMethod")
+    ratio, method = (one_line(tags.text("LossyImageCompression" + word)) for word in ("Ratio", "Method"))
     return f"ratio {ratio or 'not stated'}, method {method or 'not stated'}"
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-import warnings
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 from medsr.errors import InputError
 from medsr.image.dicom_codecs import decoded, encoded_frames, native
 from medsr.image.dicom_frames import Frame
-from medsr.image.dicom_tags import DEFLATED, inflated_bytes
+from medsr.image.dicom_tags import DEFLATED, damage_refused, inflated_bytes, quiet
 from medsr.image.intensity import CT_AIR_HU
 from medsr.image.volume import Array
 
@@ -72,7 +71,8 @@ class _Files:
 
     def _load(self, frame: Frame, buffer: bytearray) -> Content:
         head = frame.head
-        data = head.source.read_into(buffer)
+        with damage_refused(head.name):
+            data = head.source.read_into(buffer)
         self.digests[id(head)] = hashlib.sha256(data).digest()
         data = memoryview(inflated_bytes(head)) if head.syntax == DEFLATED else data
         if len(data) != head.size:
@@ -95,10 +95,8 @@ def read_voxels(frames: Sequence[Frame], threads: int | None = None) -> Voxels:
         _rescale(_samples(frames[k], files), frames[k], stored_order[k])
         darkest[k], brightest[k] = stored_order[k].min(), stored_order[k].max()  # now, while it is in the cache
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # codecs' remarks on files that they decode all the same
-        with ThreadPoolExecutor(threads or min(_MAX_THREADS, os.cpu_count() or 1)) as pool:
-            list(pool.map(fill, range(len(frames))))
+    with quiet(), ThreadPoolExecutor(threads or min(_MAX_THREADS, os.cpu_count() or 1)) as pool:
+        list(pool.map(fill, range(len(frames))))
     padded = _air(stored_order, frames, float(darkest.min()), float(brightest.max()))
     order = list(dict.fromkeys(id(frame.head) for frame in frames))
     digests = [files.digests[key] for key in order]

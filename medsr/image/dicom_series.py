@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from medsr.errors import InputError
+from medsr.image.dicom_files import one_line
 from medsr.image.dicom_frames import Frame, frames_of
 from medsr.image.dicom_grid import SAME_PLACE, slice_axes
 from medsr.image.dicom_kinds import NotAnImage
@@ -68,7 +69,8 @@ class Series:
             one = self.volumes[0][0]
             count = f" x {len(self.volumes)} volumes" if len(self.volumes) > 1 else ""
             size = f", {one.columns} x {one.rows} x {len(self.volumes[0])}{count}"
-        return f"{self.label} {self.description or 'without description'} ({self.modality or 'unknown'}{size})"
+        what = one_line(f"{self.label} {self.description or 'without description'}")
+        return f"{what} ({one_line(self.modality) or 'unknown'}{size})"
 
 
 def series_of(path: Path, heads: Iterable[Head]) -> list[Series]:

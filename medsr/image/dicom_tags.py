@@ -47,10 +47,14 @@ class Tags:
 
     dataset: Dataset = field(repr=False)
     name: str
+    _raw: dict[int, Any] = field(init=False, repr=False)  # elements as they stand in the file, not yet interpreted
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_raw", {int(element.tag): element for element in self.dataset.elements()})
 
     def has(self, keyword: str) -> bool:
         """True when the element is there and not empty."""
-        element = self._element(tag_of(keyword))
+        element = self._raw.get(tag_of(keyword))
         return element is not None and element.value not in (None, b"", "")
 
     def numbers(self, keyword: str, count: int | None = None) -> tuple[float, ...] | None:
@@ -84,12 +88,17 @@ class Tags:
     def private_bytes(self, group: int, creator: str, element: int) -> bytes | None:
         """Bytes of a private element, found by its block's creator."""
         tag = self._private(group, creator, element)
-        item = None if tag is None else self._element(tag)
+        item = None if tag is None else self._raw.get(tag)
         return bytes(item.value) if item is not None and isinstance(item.value, bytes | bytearray) else None
+
+    def bytes_of(self, keyword: str) -> bytes:
+        """The bytes of an element; b"" when it is absent."""
+        value = getattr(self._raw.get(tag_of(keyword)), "value", None)
+        return value if isinstance(value, bytes) else b""
 
     def text(self, keyword: str) -> str:
         """A text element in one piece, decoded as its character set says (or as Latin-1); "" when it is absent."""
-        element = self._element(tag_of(keyword))
+        element = self._raw.get(tag_of(keyword))
         if element is None or element.value is None:
             return ""
         value = element.value
@@ -107,7 +116,7 @@ class Tags:
     def items(self, keyword: str) -> list[Tags]:
         """Items of a sequence; [] when it is absent. Raises InputError for a damaged one."""
         tag = tag_of(keyword)
-        if tag not in self.dataset:
+        if tag not in self._raw:
             return []
         with damage_refused(self.name):
             value = self.dataset[tag].value
@@ -118,14 +127,11 @@ class Tags:
         found = self.items(keyword)
         return found[0] if found else None
 
-    def _element(self, tag: int) -> Any:
-        return self.dataset.get_item(tag) if tag in self.dataset else None
-
     def _private(self, group: int, creator: str, element: int) -> int | None:
-        for tag in self.dataset.keys():  # noqa: SIM118  # pydicom iterates over elements
+        for tag, item in self._raw.items():
             if tag >> 16 != group or not 0x10 <= (block := tag & 0xFFFF) <= 0xFF:
                 continue
-            value = self.dataset.get_item(tag).value
+            value = item.value
             if isinstance(value, bytes):
                 value = value.decode("latin-1")
             if isinstance(value, str) and value.strip(" \0") == creator:
@@ -133,7 +139,7 @@ class Tags:
         return None
 
     def _numbers(self, tag: int, keyword: str, count: int | None) -> tuple[float, ...] | None:
-        element = self._element(tag)
+        element = self._raw.get(tag)
         if element is None or element.value is None or len(element.value) == 0:
             return None
         if not isinstance(element, RawDataElement) or not isinstance(element.value, bytes):
@@ -156,16 +162,14 @@ class Tags:
         return tuple(float(piece) for piece in pieces)
 
     def _decoded(self, value: bytes) -> str:
-        charset = self._element(0x00080005)
+        charset = self._raw.get(0x00080005)
         named = getattr(charset, "value", None)
         if not named:
             return value.decode("latin-1")
         if isinstance(named, bytes):
             named = [part.strip() for part in named.decode("latin-1").split("\\")]
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                return decode_bytes(value, convert_encodings(named), set())
+            return decode_bytes(value, convert_encodings(named), set())
         except (LookupError, ValueError, TypeError, AttributeError):
             return value.decode("latin-1")
 
@@ -241,6 +245,14 @@ def inflated_bytes(head: Head) -> bytes:
         stream.read(PREAMBLE)
         read_dataset(stream, False, True, stop_when=_after_meta)
         return _inflated(stream, head.name)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep pydicom's and the codecs' remarks on odd files, which go around medsr's own warnings, off the screen."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 @contextmanager
