@@ -93,8 +93,7 @@ def _residual_shift(reference: Smooth, prediction: Smooth, mask: Mask) -> NDArra
     axes = _axes(mask.shape)
     if not axes:
         raise ValueError(f"a volume of {mask.shape} voxels is too small to tell a shift; an axis of {SHORTEST} is not")
-    # What was smoothed over three voxels is all there in every second one.
-    grids = [np.arange(MARGIN, n - MARGIN, 2) if a in axes else np.arange(n) for a, n in enumerate(mask.shape)]
+    grids = [_sampled(n) if a in axes else np.arange(n) for a, n in enumerate(mask.shape)]
     per_row = len(grids[1]) * len(grids[2])
     parts = blocks(len(grids[0]), max(1, _BLOCK // (8 * max(1, per_row))))
     sums = on_cores(lambda part: _moments(reference, prediction, mask, [grids[0][part], *grids[1:]], axes), parts)
@@ -113,6 +112,12 @@ def _residual_shift(reference: Smooth, prediction: Smooth, mask: Mask) -> NDArra
     found = np.zeros(3)
     found[axes] = solution[: len(axes)]
     return found
+
+
+def _sampled(n: int) -> NDArray[np.int_]:
+    """Every second index: what was smoothed over three voxels is all there. Counted from both ends, for flips' sake."""
+    half = np.arange(MARGIN, max(MARGIN + 1, (n + 1) // 2), 2)
+    return np.unique(np.concatenate([half, n - 1 - half]))
 
 
 def _moments(
