@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from medsr.classical import classical
-from medsr.errors import InputError
 from medsr.evaluation.cost import peak_memory
+from medsr.evaluation.grids import read_onto
 from medsr.evaluation.manifest import Entry
-from medsr.image.geometry import Geometry
 from medsr.image.nifti import inspect, read
 from medsr.image.profile import choose_profiles
 from medsr.image.volume import Array, Volume
@@ -111,25 +110,7 @@ def file_of(folder: Path, task_protocol: str, name: str) -> Path | None:
     return None
 
 
-def check_grid(path: Path, reference: Geometry, name: str) -> None:
-    """Raise InputError where a file is not on the reference's grid: it would have to be resampled, and is not."""
-    own = inspect(path).geometry
-    if not own.same_grid(reference):
-        raise InputError(
-            f"{path} lies on another grid than its reference {name}: {_grid(own)} against {_grid(reference)}; write it "
-            "on the reference's grid, medsr resamples nothing here"
-        )
-
-
-def _grid(geometry: Geometry) -> str:
-    origin = ", ".join(f"{v:.4g}" for v in geometry.affine[:3, 3])
-    shape = "x".join(map(str, geometry.shape))
-    return (
-        f"{shape} {geometry.axis_codes}, {'x'.join(f'{s:.4g}' for s in geometry.spacing)} mm, first voxel at {origin}"
-    )
-
-
 def brought_along(task: Task, path: Path) -> Made:
     """A volume that another tool made. Raises InputError for another grid and for a file that cannot be read."""
-    check_grid(path, task.reference.geometry, task.entry.name)
-    return Made(read(path, modality=task.reference.modality).array)
+    read = read_onto(path, task.reference.geometry, task.entry.name, task.reference.modality)
+    return Made(read.array, warnings=read.warnings)

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from medsr.card import ModelCard
 from medsr.errors import InputError
+from medsr.evaluation.grids import checked_turn
 from medsr.evaluation.manifest import Entry
-from medsr.evaluation.methods import check_grid, file_of
+from medsr.evaluation.methods import file_of
 from medsr.evaluation.record import Exclusion
 from medsr.evaluation.request import StudyRequest
 from medsr.image.acquired import Sharpness
@@ -98,5 +99,5 @@ def _missing(candidates: Sequence[Candidate], request: StudyRequest) -> list[Exc
                     reason = f"{name}: no file of that name in {folder.name}/{protocol} or {folder.name}"
                     gone.append(Exclusion(volume=candidate.entry.name, protocol=protocol, reason=reason))
                 else:
-                    check_grid(path, candidate.header.geometry, candidate.entry.name)
+                    checked_turn(path, candidate.header.geometry, candidate.entry.name)
     return gone

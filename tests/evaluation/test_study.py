@@ -167,7 +167,7 @@ def test_another_grid_is_refused_before_anything_is_computed(fine_scans, tiny_mo
     affine = image.affine.copy()
     affine[0, 3] += 0.4  # half a voxel, the classic
     nibabel.save(nibabel.Nifti1Image(np.asarray(image.dataobj), affine), other / "head_T2w.nii.gz")
-    with pytest.raises(InputError, match=r"head_T2w.nii.gz lies on another grid than its reference test/head_T2w") as e:
+    with pytest.raises(InputError, match=r"head_T2w.nii.gz lies on another grid than the reference test/head_T2w") as e:
         run(fine_scans, tmp_path / "out", request(tiny_model, compare=(("tool", other),)))
     assert str(e.value).count("64x70x14") == 2, "both grids are named"
     assert not (tmp_path / "out").exists()
