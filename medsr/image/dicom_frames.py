@@ -29,10 +29,12 @@ _KEYWORDS = (
 # Private elements that are looked at, each in the blocks where its creator may have put it: b-value and number of
 # tiles of a mosaic (Siemens), its further header (Siemens), magnitude or phase (GE).
 _PRIVATE = ((0x0019, 0x0A), (0x0019, 0x0C), (0x0029, 0x10), (0x0043, 0x2F))
-WANTED = (
-    *(tag_of(keyword) for keyword in _KEYWORDS),
-    *(group << 16 | block for group in (0x0019, 0x0029, 0x0043) for block in range(0x10, 0x18)),
-    *(group << 16 | block << 8 | element for group, element in _PRIVATE for block in range(0x10, 0x18)),
+WANTED = frozenset(
+    (
+        *(tag_of(keyword) for keyword in _KEYWORDS),
+        *(group << 16 | block for group in (0x0019, 0x0029, 0x0043) for block in range(0x10, 0x18)),
+        *(group << 16 | block << 8 | element for group, element in _PRIVATE for block in range(0x10, 0x18)),
+    )
 )
 _UNIT = 1e-3  # deviation of a direction cosine's length from 1, and of two from a right angle; tags are rounded to 1e-6
 

@@ -7,7 +7,7 @@ import re
 import struct
 import warnings
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -24,6 +24,8 @@ from pydicom.tag import BaseTag
 from pydicom.uid import UID
 
 from medsr.errors import InputError
+from medsr.image.dicom_elements import PIXEL_DATA, Odd, look
+from medsr.image.dicom_elements import UNDEFINED as UNDEFINED
 from medsr.image.dicom_files import PREAMBLE, Source, one_line
 from medsr.machine import available_memory
 
@@ -32,9 +34,6 @@ EXPLICIT = "1.2.840.10008.1.2.1"
 BIG_ENDIAN = "1.2.840.10008.1.2.2"
 DEFLATED = "1.2.840.10008.1.2.1.99"
 NATIVE = (IMPLICIT, EXPLICIT, BIG_ENDIAN, DEFLATED)
-UNDEFINED = 0xFFFFFFFF
-_PIXEL_GROUP = 0x7FE0
-_PIXEL_DATA = 0x7FE00010
 _MAX_HEADER = 1 << 30  # bytes before the voxels; 100,000 frames of an enhanced series have a tenth of it
 _MAX_INFLATED = 4 << 30
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
@@ -196,7 +195,7 @@ class Head:
         return self.source.name
 
 
-def read_head(source: Source, tags: Sequence[int] | None = None) -> Head:
+def read_head(source: Source, tags: Collection[int] | None = None) -> Head:
     """Read the elements before the voxels. tags: the only ones that are kept (None: all).
 
     Raises InputError for a file without preamble, without transfer syntax, or whose structure is damaged.
@@ -216,25 +215,36 @@ def read_head(source: Source, tags: Sequence[int] | None = None) -> Head:
         if syntax == DEFLATED:
             inflated = _inflated(stream, source.name)
             size, body = len(inflated), BytesIO(inflated)
-        found: list[tuple[int, int, int]] = []
+        dataset, offset, length = _elements(body, size, syntax, tags, source.name)
+    found = Tags(dataset, source.name)
+    sop_class = found.text("SOPClassUID") or meta.text("MediaStorageSOPClassUID")
+    return Head(source, found, syntax, sop_class, offset, length, size)
 
-        def at_pixels(tag: BaseTag, vr: str | None, length: int) -> bool:  # noqa: ARG001  # pydicom's signature
-            if body.tell() > _MAX_HEADER:
-                raise InputError(f"{source.name}: more than {_MAX_HEADER >> 20} MB before the voxels; it is damaged")
-            if tag >> 16 < _PIXEL_GROUP:
-                return False
-            found.append((int(tag), body.tell(), length))
-            return bool(tag >= _PIXEL_DATA)
 
-        wanted = None if tags is None else list(tags)
-        dataset = read_dataset(
-            body, syntax == IMPLICIT, syntax != BIG_ENDIAN, stop_when=at_pixels, specific_tags=wanted
-        )
+def _elements(
+    stream: BinaryIO, size: int, syntax: str, tags: Collection[int] | None, name: str
+) -> tuple[Dataset, int | None, int]:
+    """The data set without its pixel data, and offset and length of those."""
+    start = stream.tell()
+    if tags is not None and syntax != BIG_ENDIAN:
+        try:
+            seen = look(stream, size, tags, implicit=syntax == IMPLICIT, limit=_MAX_HEADER)
+            return Dataset(seen.elements), seen.offset, seen.length
+        except Odd:
+            stream.seek(start)
+    found: list[tuple[int, int, int]] = []
+
+    def at_pixels(tag: BaseTag, vr: str | None, length: int) -> bool:  # noqa: ARG001  # pydicom's signature
+        if stream.tell() > _MAX_HEADER:
+            raise InputError(f"{name}: more than {_MAX_HEADER >> 20} MB before the voxels; it is damaged")
+        if tag >= PIXEL_DATA:
+            found.append((int(tag), stream.tell(), length))
+        return bool(tag >= PIXEL_DATA)
+
+    wanted = None if tags is None else list(tags)
+    dataset = read_dataset(stream, syntax == IMPLICIT, syntax != BIG_ENDIAN, stop_when=at_pixels, specific_tags=wanted)
     tag, offset, length = found[-1] if found else (0, 0, 0)
-    sop_class = Tags(dataset, source.name).text("SOPClassUID") or meta.text("MediaStorageSOPClassUID")
-    return Head(
-        source, Tags(dataset, source.name), syntax, sop_class, offset if tag == _PIXEL_DATA else None, length, size
-    )
+    return dataset, offset if tag == PIXEL_DATA else None, length
 
 
 def inflated_bytes(head: Head) -> bytes:

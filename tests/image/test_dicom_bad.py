@@ -22,7 +22,9 @@ from pydicom.tag import Tag
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, JPEG2000Lossless, JPEGLSLossless, RLELossless
 
 from medsr.errors import InputError, MedsrError, PlanError
+from medsr.image.dicom_files import Source
 from medsr.image.dicom_read import Series, choose_series, find_series, inspect, inspect_series, read, read_scan
+from medsr.image.dicom_tags import read_head
 from medsr.image.volume import Volume
 from tests.image.dicom_phantom import STORAGE, Phantom, rotation, save
 
@@ -355,16 +357,25 @@ class TestHostile:
         del ds.PerFrameFunctionalGroupsSequence[3]
         assert "7 frames, and places for 6" in refusal(save(tmp_path, [ds]))
 
-    def test_nested_sequences(self, tmp_path: Path) -> None:
-        """2,000 sequences in one another, of undefined length: deeper than Python's stack."""
-        tag = struct.pack("<HH", 0x0008, 0x1140)
-        sequence = tag + b"SQ\0\0" + b"\xff" * 4 + b"\xfe\xff\x00\xe0" + b"\xff" * 4
+    @pytest.mark.parametrize("wanted", [True, False])
+    def test_nested_sequences(self, tmp_path: Path, wanted: bool) -> None:
+        """2,000 sequences in one another, of undefined length: deeper than Python's stack. Unwanted, stepped over."""
+        keyword, before = ("ModalityLUTSequence", 0x7FE0) if wanted else ("ReferencedImageSequence", 0x0010)
+        nested = tag_for_keyword("ReferencedImageSequence")
+        tags = [tag_for_keyword(keyword), *[nested] * 1999]
+        begin = b"SQ\0\0" + b"\xff" * 4 + b"\xfe\xff\x00\xe0" + b"\xff" * 4
+        sequences = b"".join(struct.pack("<HH", tag >> 16, tag & 0xFFFF) + begin for tag in tags)
         end = (b"\xfe\xff\x0d\xe0" + b"\0" * 4 + b"\xfe\xff\xdd\xe0" + b"\0" * 4) * 2000
-        folder = save(tmp_path, Phantom().classic()[:1])
-        data = (folder / "IM1.dcm").read_bytes()
-        at = data.index(struct.pack("<HH", 0x0010, 0x0010))
-        (folder / "IM1.dcm").write_bytes(data[:at] + sequence * 2000 + end + data[at:])
-        assert "IM1.dcm is damaged DICOM (RecursionError)" in refusal(folder)
+        path = save(tmp_path, Phantom().classic()) / "IM1.dcm"
+        data = path.read_bytes()
+        at = data.index(struct.pack("<HH", before, 0x0010))
+        path.write_bytes(data[:at] + sequences + end + data[at:])
+        if wanted:
+            assert "IM1.dcm holds its values in a lookup table" in refusal(tmp_path)
+        else:
+            np.testing.assert_array_equal(read(inspect(tmp_path)).array, Phantom().values)
+        with pytest.raises(InputError, match=r"IM1\.dcm is damaged DICOM \(RecursionError\)"):
+            read_head(Source(path, "IM1.dcm"))
 
     @pytest.mark.parametrize("keyword", ["PatientName", "SeriesDescription", "PerFrameFunctionalGroupsSequence"])
     def test_four_gigabytes_in_a_short_file(self, tmp_path: Path, keyword: str) -> None:
