@@ -33,7 +33,7 @@ DIGITS = 7  # significant ones of every figure that is kept: the files stay smal
 def evaluated(split: str, model: str, texture: str) -> Path:
     """The folder of a study of one split, made by the command that a user has."""
     out = ROOT / "runs" / "results" / f"{split}-{read_card(model).sha256[:12]}"
-    words = ["evaluate", "--data", str(data_root()), "--split", split, "--protocol", ",".join(PROTOCOLS)]
+    words = ["evaluate", "--data", str(data_root().resolve()), "--split", split, "--protocol", ",".join(PROTOCOLS)]
     words += ["--texture", texture, "--model", model, "--out", str(out), "--resume"]
     print(shlex.join(["medsr", *words]), flush=True)
     status = subprocess.run([sys.executable, "-m", "medsr", *words], cwd=ROOT, check=False).returncode
