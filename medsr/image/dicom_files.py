@@ -104,6 +104,18 @@ class _Bounded(io.RawIOBase):
         return self._at
 
 
+def is_dicom_path(path: Path) -> bool:
+    """True for what is to be read as DICOM: a folder, a zip, or a file that begins with a preamble and DICM."""
+    try:
+        if path.is_dir():
+            return True
+        with path.open("rb") as stream:
+            start = stream.read(PREAMBLE)
+    except OSError:
+        return False
+    return start[:4] in _ZIP_START or start[128:] == b"DICM"
+
+
 def is_dicom(source: Source) -> bool:
     """True when the file begins with a preamble and DICM."""
     with source.open() as stream:

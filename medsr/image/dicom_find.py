@@ -8,13 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from medsr.errors import InputError
-from medsr.image.dicom_files import Source, is_dicom, looks_headless, sources_in, sources_of_directory
+from medsr.image.dicom_files import Source, is_dicom, looks_headless, one_line, sources_in, sources_of_directory
 from medsr.image.dicom_frames import WANTED
 from medsr.image.dicom_kinds import DIRECTORY
 from medsr.image.dicom_series import Series, series_of
 from medsr.image.dicom_tags import Head, damage_refused, quiet, read_head
 from medsr.image.files import display_name
 
+_LISTED = 8  # series in one message
 _THREADS = 4  # files are opened side by side: on a network drive most of the time is waiting
 
 
@@ -62,8 +63,10 @@ def choose_series(found: Sequence[Series], which: str | int | None = None) -> Se
     if not fitting and which is None and len(found) == 1:
         return fitting[0] if fitting else found[0]
     name = display_name(found[0].path) if found else "nothing"
-    listed = "; ".join(_listed(s) for s in (fitting or found)[:8])
-    more = f"; and {len(fitting or found) - 8} more" if len(fitting or found) > 8 else ""
+    shown = fitting or list(found)
+    ambiguous = len({s.label for s in shown}) < len(shown)  # several studies number their series alike
+    listed = "; ".join(_listed(s) + (f" [UID {one_line(s.uid)}]" if ambiguous else "") for s in shown[:_LISTED])
+    more = f"; and {len(shown) - _LISTED} more" if len(shown) > _LISTED else ""
     if not fitting:
         raise InputError(f"{name}: no series to upscale ({what} none): {listed}{more}")
     raise InputError(f"{name}: {what} {len(fitting)} series; choose one with --series: {listed}{more}")

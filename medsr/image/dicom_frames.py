@@ -214,7 +214,8 @@ def _enhanced(head: Head, layout: Layout, padding: tuple[int, int] | None) -> li
     frames = []
     for index, item in enumerate(own):
         groups = Groups(item, shared)
-        kind = kind_of(head, groups.words("FrameType"), groups.text("ComplexImageComponent"))
+        component, unit = groups.text("ComplexImageComponent"), groups.text("RescaleType")
+        kind = kind_of(head, groups.words("FrameType"), component, unit)
         frames.append(_frame(head, layout, kind, padding, index, head.tags, groups))
     return frames
 

@@ -15,6 +15,7 @@ _GROUP_OF = {
     "SpacingBetweenSlices": ("PixelMeasuresSequence",),
     "RescaleSlope": ("PixelValueTransformationSequence",),
     "RescaleIntercept": ("PixelValueTransformationSequence",),
+    "RescaleType": ("PixelValueTransformationSequence",),
     "FrameType": ("MRImageFrameTypeSequence", "CTImageFrameTypeSequence", "PETFrameTypeSequence"),
     "ComplexImageComponent": ("MRImageFrameTypeSequence",),
     "EffectiveEchoTime": ("MREchoSequence",),

@@ -52,10 +52,11 @@ def is_enhanced(sop_class: str) -> bool:
     return sop_class in _ENHANCED
 
 
-def kind_of(head: Head, frame_words: tuple[str, ...] = (), component: str = "") -> Kind:
+def kind_of(head: Head, frame_words: tuple[str, ...] = (), component: str = "", unit: str = "") -> Kind:
     """Judge a file, or a frame of it, by its tags.
 
-    frame_words: FrameType of the frame, in capitals. component: its ComplexImageComponent. Raises NotAnImage.
+    frame_words: FrameType of the frame, in capitals. component: its ComplexImageComponent. unit: its RescaleType.
+    Raises NotAnImage.
     """
     tags, sop_class = head.tags, head.sop_class
     modality = tags.text("Modality").upper()
@@ -72,10 +73,12 @@ def kind_of(head: Head, frame_words: tuple[str, ...] = (), component: str = "") 
     if known is None and modality in ("CT", "MR"):
         known = "CT" if modality == "CT" else "MR"
     evidence = f"tag: {uid_name(sop_class).removesuffix(' Storage')}"
-    return Kind(known, evidence, _foreign(tags, sop_class, words, known, component.upper()))
+    return Kind(known, evidence, _foreign(tags, sop_class, words, known, component.upper(), unit))
 
 
-def _foreign(tags: Tags, sop_class: str, words: set[str], modality: Modality | None, component: str) -> str | None:
+def _foreign(
+    tags: Tags, sop_class: str, words: set[str], modality: Modality | None, component: str, unit: str
+) -> str | None:
     if sop_class in _PET:
         return "a PET image"
     if sop_class in _CAPTURE:
@@ -91,7 +94,7 @@ def _foreign(tags: Tags, sop_class: str, words: set[str], modality: Modality | N
     if modality == "MR":
         return _mr_component(tags, words, component)
     if modality == "CT":
-        unit = tags.text("RescaleType").upper()
+        unit = unit.upper() or tags.text("RescaleType").upper()
         if unit not in _CT_UNITS:
             return f"a CT map in {one_line(unit)}, not in Hounsfield units"
         if tags.integer("BitsStored") == 8:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from medsr.errors import InputError, PlanError
+from medsr.image.dicom_files import is_dicom_path as is_dicom_path
 from medsr.image.dicom_find import choose_series as choose_series
 from medsr.image.dicom_find import find_series as find_series
 from medsr.image.dicom_frames import Frame

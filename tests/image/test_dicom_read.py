@@ -24,7 +24,16 @@ from pydicom.uid import (
 )
 
 from medsr.errors import InputError, PlanError
-from medsr.image.dicom_read import choose_series, find_series, inspect, inspect_series, read, read_scan, read_scans
+from medsr.image.dicom_read import (
+    choose_series,
+    find_series,
+    inspect,
+    inspect_series,
+    is_dicom_path,
+    read,
+    read_scan,
+    read_scans,
+)
 from tests.image.dicom_phantom import Phantom, needs_tool, rotation, save
 
 
@@ -240,6 +249,24 @@ class TestPlaces:
     def test_single_enhanced_file_without_suffix(self, tmp_path: Path) -> None:
         Phantom("MR").enhanced().save_as(tmp_path / "IM", enforce_file_format=True)
         assert_is(tmp_path / "IM", Phantom("MR"))
+
+    def test_two_studies_that_number_alike(self, tmp_path: Path) -> None:
+        save(tmp_path / "a", Phantom().classic())
+        other = Phantom("MR").classic()
+        for ds in other:
+            ds.StudyInstanceUID, ds.SeriesInstanceUID = Phantom().uid(91), Phantom().uid(92)
+        save(tmp_path / "b", other)
+        with pytest.raises(InputError, match=f"2 series.*UID {Phantom().uid(2)}.*UID {Phantom().uid(92)}"):
+            inspect(tmp_path, series=1)
+        np.testing.assert_array_equal(read(inspect(tmp_path, series=Phantom().uid(92))).array, Phantom("MR").values)
+
+    def test_what_is_dicom(self, tmp_path: Path) -> None:
+        folder = save(tmp_path / "in", Phantom().classic()[:1])
+        (tmp_path / "a.nii").write_bytes(b"\0" * 400)
+        with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+            archive.write(folder / "IM1.dcm")
+        told = {p.name: is_dicom_path(p) for p in (folder, folder / "IM1.dcm", *tmp_path.iterdir(), tmp_path / "no")}
+        assert told == {"in": True, "IM1.dcm": True, "a.nii": False, "a.zip": True, "no": False}
 
     def test_dicomdir(self, tmp_path: Path) -> None:
         from pydicom.fileset import FileSet
