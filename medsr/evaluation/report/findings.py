@@ -115,6 +115,17 @@ def mean_over_subjects(pairs: Sequence[Pair], value: Callable[[Pair], float]) ->
     return float(subject_means([number for number, _ in found], [subject for _, subject in found]).mean())
 
 
+def counted(pairs: Sequence[Pair]) -> str:
+    """``11 volumes of 9 subjects``."""
+    volumes, subjects = {pair.volume.name for pair in pairs}, {pair.volume.subject for pair in pairs}
+    return f"{times(len(volumes), 'volume')} of {times(len(subjects), 'subject')}"
+
+
+def times(count: int, noun: str) -> str:
+    """``1 volume``, ``2 volumes``."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def shown_name(volume: str) -> str:
     """A volume's name without the suffix that all have."""
     head, slash, name = volume.rpartition("/")

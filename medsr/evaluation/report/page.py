@@ -69,7 +69,7 @@ def report(results: Results) -> Html:
     header = [
         paragraph(tag("span", {"class": "soft"}, "; ".join(origin(study) for study in results.studies))),
         tag("p", {"class": "answer"}, answer(found, results)),
-        tables.key_table(found, several=len(results.headlines) > 1) if found else "",
+        tables.key_table(found, results) if found else "",
         warning("Before you quote this", notes) if (notes := cautions(found, results)) else "",
         navigation(sections),
     ]

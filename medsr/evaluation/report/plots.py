@@ -39,10 +39,10 @@ def distribution(results: Results, protocol: ProtocolFacts) -> Html:
     chart = Chart.of_rows(f"{protocol.name}: PSNR by method", Axis.around("PSNR, dB", values), names)
     for row, (method, modality) in enumerate(rows):
         scored = [(p, _psnr(p)) for p in pairs_of(results, protocol.name, method, modality) if math.isfinite(_psnr(p))]
+        if len(scored) > 1:
+            chart.median_of([value for _, value in scored], row, names[row])
         for pair, value in scored:
             chart.dot(value, row, look[method], f"{shown_name(pair.volume.name)}: {value:.2f} dB")
-        if scored:
-            chart.median_of([value for _, value in scored], row, names[row])
     return chart.svg(f"{protocol.name}: PSNR of the foreground, one dot a volume, the bar at the median.")
 
 

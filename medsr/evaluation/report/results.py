@@ -103,6 +103,13 @@ class Results:
         return all(volume.phantom for volume in self.volumes.values())
 
     @cached_property
+    def phantoms_in_words(self) -> str:
+        """What a caption must add about phantoms, after a comma; nothing where there are none."""
+        if self.only_phantoms:
+            return ", all of them phantoms"
+        return ", phantoms left out" if any(volume.phantom for volume in self.volumes.values()) else ""
+
+    @cached_property
     def _outcomes(self) -> dict[tuple[int, str, str, str], Outcome]:
         return {
             (index, o.volume, o.protocol, o.method): o

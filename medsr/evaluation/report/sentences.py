@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from medsr.evaluation.record import Study
-from medsr.evaluation.report.findings import FEW_SUBJECTS, Finding, decimal, shown_name
+from medsr.evaluation.report.findings import FEW_SUBJECTS, Finding, counted, decimal, shown_name, times
 from medsr.evaluation.report.results import Results
 
 
@@ -27,7 +27,7 @@ def cautions(found: Sequence[Finding], results: Results) -> list[str]:
     few = [one for one in found if one.subjects < FEW_SUBJECTS]
     if few:
         least = min(one.subjects for one in few)
-        rows = "The only row" if len(found) == 1 else "Every row" if len(few) == len(found) else _times(len(few), "row")
+        rows = "The only row" if len(found) == 1 else "Every row" if len(few) == len(found) else times(len(few), "row")
         one = len(found) == 1 or len(few) in (1, len(found))
         notes.append(
             f"{rows} of the table {'rests' if one else 'rest'} on fewer than "
@@ -39,25 +39,18 @@ def cautions(found: Sequence[Finding], results: Results) -> list[str]:
     if warned:
         volumes = {volume for volume, *_ in warned}
         notes.append(
-            f"{_times(len(warned), 'warning')} on {_times(len(volumes), 'volume')}, among them: {warned[0][3]} "
+            f"{times(len(warned), 'warning')} on {times(len(volumes), 'volume')}, among them: {warned[0][3]} "
             f"({warned[0][2]} on {shown_name(warned[0][0])} under {warned[0][1]}). All are listed with their protocol."
         )
     excluded = sum(len(study.excluded) for study in results.studies)
     if excluded:
         was = "was" if excluded == 1 else "were"
-        notes.append(f"{_times(excluded, 'pair')} of volume and protocol {was} not admitted; Left out says why.")
+        notes.append(f"{times(excluded, 'pair')} of volume and protocol {was} not admitted; Left out says why.")
     if results.only_phantoms:
         notes.append("Every volume is a phantom. Figures of phantoms say little of people.")
     if any(study.split == "val" for study in results.studies):
         notes.append("Figures of the validation split, on which choices are made, flatter the method.")
     return notes
-
-
-def counted(found: Sequence[Finding]) -> str:
-    """``11 volumes of 9 subjects``."""
-    volumes = {pair.volume.name for one in found for pair in one.pairs}
-    subjects = {pair.volume.subject for one in found for pair in one.pairs}
-    return f"{_times(len(volumes), 'volume')} of {_times(len(subjects), 'subject')}"
 
 
 def origin(study: Study) -> str:
@@ -74,7 +67,7 @@ def _one_row(one: Finding) -> str:
         return _without_rival([one])
     size = decimal(abs(gain.mean), 2)
     name, best = one.method.label, "the best classical method"
-    start = f"On {counted([one])} under {one.name}, "
+    start = f"On {counted(one.pairs)} under {one.name}, "
     side = "higher" if gain.mean > 0 else "lower"
     if one.subjects < 2:
         return (
@@ -99,8 +92,10 @@ def _many_rows(found: Sequence[Finding]) -> str:
     """The sentence for several protocols or modalities, which are never averaged."""
     gains = [(one.gain, one) for one in found if one.gain is not None]
     (least, first), (most, last) = min(gains, key=lambda g: g[0].mean), max(gains, key=lambda g: g[0].mean)
-    protocols = _times(len({one.protocol.name for one in found}), "protocol")
-    start = f"On {counted(found)} under {protocols}, {found[0].method.label} is "
+    protocols = times(len({one.protocol.name for one in found}), "protocol")
+    start = (
+        f"On {counted([pair for one in found for pair in one.pairs])} under {protocols}, {found[0].method.label} is "
+    )
     wins = f"in {sum(g.wins for g, _ in gains)} of {sum(g.n for g, _ in gains)} comparisons"
     spread = (
         f"the mean gain in PSNR runs from {decimal(least.mean, 2, signed=True)} dB ({first.name}) to "
@@ -132,15 +127,12 @@ def _without_rival(found: Sequence[Finding]) -> str:
         mean = one.mean("psnr")
         shown = "has no finite PSNR" if mean is None else f"reaches a PSNR of {decimal(mean, 2)} dB"
         parts.append(f"{one.method.label} {shown} ({one.name})")
+    volumes = counted([pair for one in found for pair in one.pairs])
     return (
-        f"On {counted(found)}, {'; '.join(parts)}. No classical method was measured beside it, so these figures alone "
+        f"On {volumes}, {'; '.join(parts)}. No classical method was measured beside it, so these figures alone "
         "do not tell whether that is good."
     )
 
 
 def _span(low: float, high: float, *, signed: bool) -> str:
     return f"{decimal(low, 2, signed=signed)} to {decimal(high, 2, signed=signed)}"
-
-
-def _times(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -40,7 +40,8 @@ def comparison(results: Results) -> Html:
         Column("95 % interval", note="bootstrap over subjects"), Column("better on"),
         Column("p", note="Wilcoxon signed-rank test over subjects, two-sided"),
     ]  # fmt: skip
-    caption = "Foreground PSNR on the same volumes, phantoms left out; studies from left to right as they were made."
+    apart_from = results.phantoms_in_words
+    caption = f"Foreground PSNR on the same volumes{apart_from}; studies from left to right as they were made."
     shown = table(caption, columns, [_row(c, methods) for c in rows]) if rows else paragraph("No volume is common.")
     lead = f"Change since the last study: {newest.label} against {before.label}."
     apart = _apart(results)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from medsr.evaluation.record import METRICS, ProtocolFacts
-from medsr.evaluation.report.findings import Finding, Pair, decimal, finding, number, pairs_of, shown_name
+from medsr.evaluation.report.findings import Finding, Pair, counted, decimal, finding, number, pairs_of, shown_name
 from medsr.evaluation.report.results import Method, Results
 from medsr.page.markup import Column, Html, breakable, details, join, table, tag
 
@@ -18,25 +18,26 @@ _CT_COLUMNS = ("mae", "bias_lung", "bias_fat", "bias_soft", "bias_bone", "bias_f
 _RIGHT = {"higher": "higher is better", "lower": "lower is better", "zero": "0 is right", "one": "1 is right"}
 
 
-def key_table(found: Sequence[Finding], *, several: bool) -> Html:
+def key_table(found: Sequence[Finding], results: Results) -> Html:
     """The table of the first screen: protocol by modality, the method against the best classical one."""
+    several = len(results.headlines) > 1
     columns = [
         Column("protocol", number=False),
         Column("scans", number=False),
         *([Column("method", number=False)] if several else []),
         Column("subjects", note="volumes in brackets; means are over subjects"),
         Column("best classical, dB", note="PSNR over the foreground of the best classical method on each volume"),
-        Column("medsr, dB" if not several else "PSNR, dB", note="PSNR over the foreground, texture as stated"),
+        Column("PSNR, dB" if several else f"{results.headlines[0].label}, dB", note="PSNR over the foreground"),
         Column("gain, dB", note="of the PSNR over the best classical method, mean over subjects"),
         Column("95 % interval", note="of the mean gain; bootstrap over subjects"),
         Column("SSIM", note="best classical, then the method; 3-D, or 2-D (*) where volumes are thinner than a window"),
-        Column("wins", note="volumes or subjects on which the method has the higher PSNR"),
+        Column("wins", note="volumes on which the method has the higher PSNR"),
         Column("p", note="Wilcoxon signed-rank test over subjects, two-sided"),
     ]
     rows = [_key_row(one, several=several) for one in found]
     caption = (
-        "Foreground PSNR in dB and SSIM, means over subjects, phantoms left out. Best classical: the method with the "
-        "highest PSNR on each volume, told exactly what medsr is told."
+        f"Foreground PSNR in dB and SSIM, means over subjects{results.phantoms_in_words}. Best classical: the method "
+        "with the highest PSNR on each volume, told exactly what medsr is told."
     )
     return table(caption, columns, rows)
 
@@ -65,7 +66,7 @@ def method_tables(results: Results, protocol: ProtocolFacts) -> list[Html]:
         if not found:
             continue
         largest = max(found, key=lambda one: len(one.pairs))
-        who = f"{len(largest.pairs)} volumes of {largest.subjects} subjects; phantoms left out"
+        who = counted(largest.pairs) + results.phantoms_in_words
         made.append(_method_table(f"{protocol.name}, {modality}: every method, means over subjects ({who}).",
                                   found, _COLUMNS))  # fmt: skip
         if modality == "CT":
