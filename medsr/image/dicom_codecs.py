@@ -19,6 +19,7 @@ from medsr.image.dicom_tags import UNDEFINED, Head, damage_refused, uid_name
 _PREFERRED = ("pylibjpeg", "pyjpegls", "gdcm", "pillow")
 _RLE = "1.2.840.10008.1.2.5"  # pydicom's own decoder: the compiled one of pylibjpeg-rle aborts on a damaged frame
 _JPEG_12_BIT = "1.2.840.10008.1.2.4.51"
+ALWAYS_LOSSY = ("1.2.840.10008.1.2.4.50", _JPEG_12_BIT, "1.2.840.10008.1.2.4.81")
 _SIZED = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}  # JPEG and JPEG-LS markers that begin a frame header
 _STANDALONE = {0x01, *range(0xD0, 0xD9)}
 

@@ -58,10 +58,10 @@ def choose_series(found: Sequence[Series], which: str | int | None = None) -> Se
     else:
         fitting = [s for s in found if s.is_volume] or [s for s in found if s.fault is None]
         what = "there are"
+    if not fitting and which is None and len(found) == 1:
+        fitting = list(found)  # inspecting it says why it is none
     if len(fitting) == 1:
         return fitting[0]
-    if not fitting and which is None and len(found) == 1:
-        return fitting[0] if fitting else found[0]
     name = display_name(found[0].path) if found else "nothing"
     shown = fitting or list(found)
     ambiguous = len({s.label for s in shown}) < len(shown)  # several studies number their series alike

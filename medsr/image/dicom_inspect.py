@@ -7,15 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from medsr.errors import InputError
-from medsr.image.dicom_codecs import codec_fault
+from medsr.image.dicom_codecs import ALWAYS_LOSSY, codec_fault
 from medsr.image.dicom_files import one_line
 from medsr.image.dicom_find import choose_series, find_series
 from medsr.image.dicom_frames import Frame
-from medsr.image.dicom_grid import Grid, grid_of
+from medsr.image.dicom_grid import OFF_LINE, SAME_PLACE, Grid, grid_of
 from medsr.image.dicom_groups import groups_of
 from medsr.image.dicom_series import Series
-from medsr.image.dicom_tags import quiet, read_head
+from medsr.image.dicom_tags import quiet, read_head, uid_name
 from medsr.image.files import display_name
 from medsr.image.geometry import Geometry
 from medsr.image.header import Header
@@ -69,29 +71,19 @@ def inspect_series(series: Series, *, fill_gaps: bool = False, deskew: bool = Fa
     fill_gaps: interpolate missing slices instead of refusing them. deskew: slide the slices of a tilted gantry back
     over each other instead of refusing them. Raises InputError for a series that is no regular volume.
     """
-    name = f"{display_name(series.path)}, series {one_line(series.label)}"
+    name = _name(series)
     if series.fault is not None:
         raise InputError(f"{name}: {series.fault}")
-    frames = series.volumes[0]
-    one = frames[0]
-    faults = {fault: frame for volume in series.volumes for frame in volume if (fault := codec_fault(frame.layout))}
-    for fault, frame in faults.items():
-        raise InputError(f"{frame.name} {fault}")
-    source = grid_of(frames)
+    frames = [frame for volume in series.volumes for frame in volume]
+    for frame in frames:
+        if fault := codec_fault(frame.layout):
+            raise InputError(f"{frame.name} {fault}")
+    source = grid_of(series.volumes[0])
+    _check_same_grid(series, source)
     grid, geometry, warnings = _regular(source, name, fill_gaps=fill_gaps, deskew=deskew)
-    lossy = _lossy(one)
-    if lossy:
-        warnings.append(f"the series was compressed with loss ({lossy})")
-    if series.twins:
-        warnings.append(f"{len(series.twins)} slices are there twice; one of each is used if their voxels are the same")
-    if one.layout.photometric == "MONOCHROME1":
-        inverted = one.kind.modality == "MR"
-        warnings.append(
-            "MONOCHROME1: " + ("stored as a negative, read as a positive" if inverted else "shown inverted")
-        )
+    one, lossy = frames[0], next((history for frame in frames if (history := _lossy(frame))), "")
     _check_memory(geometry, source, one, name)
-    tags = one.head.tags
-    acquisition = tags.text("MRAcquisitionType").upper()
+    acquisition = one.head.tags.text("MRAcquisitionType").upper()
     return Header(
         path=series.path,
         format="dicom",
@@ -105,9 +97,49 @@ def inspect_series(series: Series, *, fill_gaps: bool = False, deskew: bool = Fa
         acquired=_acquired(one),
         volumes=len(series.volumes),
         foreign=series.foreign,
-        warnings=(*series.warnings, *warnings),
+        warnings=(*series.warnings, *warnings, *_remarks(series, one, lossy)),
         extra=Stack(series, source, grid, deskew and source.tilt > 0, lossy),
     )
+
+
+def reason_against(series: Series) -> str | None:
+    """Why a series is no MR or CT volume, in words for a list of series; None when it is one."""
+    if series.fault is not None or series.foreign is not None:
+        return series.fault or series.foreign
+    try:
+        inspect_series(series)
+    except InputError as error:
+        return str(error).removeprefix(f"{_name(series)}: ")
+    return None
+
+
+def _name(series: Series) -> str:
+    return f"{display_name(series.path)}, series {one_line(series.label)}"
+
+
+def _check_same_grid(series: Series, grid: Grid) -> None:
+    """Volumes of a series share their places along the normal; here also those within the plane."""
+    for volume in series.volumes[1:]:
+        away = np.linalg.norm(np.array([frame.position for frame in volume]) - grid.first, axis=1)
+        if away.max() > max(OFF_LINE * float(grid.pixel.min()), SAME_PLACE):
+            frame = volume[int(np.argmax(away))]
+            raise InputError(
+                f"{frame.name} lies {away.max():.3g} mm from the slice of another volume in its place; expected "
+                "volumes on one grid"
+            )
+
+
+def _remarks(series: Series, one: Frame, lossy: str) -> list[str]:
+    """What a user should know of a series that is read all the same."""
+    remarks = []
+    if lossy:
+        remarks.append(f"the series was compressed with loss ({lossy})")
+    if series.twins:
+        remarks.append(f"{len(series.twins)} slices are there twice; one of each is used if their voxels are the same")
+    if one.layout.photometric == "MONOCHROME1":
+        how = "stored as a negative, read as a positive" if one.kind.modality == "MR" else "shown inverted"
+        remarks.append(f"MONOCHROME1: {how}")
+    return remarks
 
 
 def _regular(source: Grid, name: str, *, fill_gaps: bool, deskew: bool) -> tuple[Grid, Geometry, list[str]]:
@@ -136,7 +168,7 @@ def _regular(source: Grid, name: str, *, fill_gaps: bool, deskew: bool) -> tuple
 def _lossy(frame: Frame) -> str:
     tags = frame.head.tags
     if tags.text("LossyImageCompression") != "01":
-        return ""
+        return uid_name(frame.layout.syntax) if frame.layout.syntax in ALWAYS_LOSSY else ""
     ratio, method = (one_line(tags.text("LossyImageCompression" + word)) for word in ("Ratio", "Method"))
     return f"ratio {ratio or 'not stated'}, method {method or 'not stated'}"
 

@@ -23,7 +23,16 @@ from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, JPEG2000Lossless, J
 
 from medsr.errors import InputError, MedsrError, PlanError
 from medsr.image.dicom_files import Source
-from medsr.image.dicom_read import Series, choose_series, find_series, inspect, inspect_series, read, read_scan
+from medsr.image.dicom_read import (
+    Series,
+    choose_series,
+    find_series,
+    inspect,
+    inspect_series,
+    read,
+    read_scan,
+    reason_against,
+)
 from medsr.image.dicom_tags import read_head
 from medsr.image.volume import Volume
 from tests.image.dicom_phantom import STORAGE, Phantom, rotation, save
@@ -210,6 +219,14 @@ class TestSlices:
         line = refusal(save(tmp_path, [*Phantom().classic(), other]))
         assert "IM3.dcm and IM8.dcm are different images of one place" in line
 
+    def test_time_points_that_moved(self, tmp_path: Path) -> None:
+        slices = []
+        for n in range(2):
+            for ds in Phantom("MR", origin=(3 * n, 0, 0)).classic():
+                ds.TemporalPositionIdentifier = n
+                slices.append(ds)
+        assert "3 mm from the slice of another volume in its place" in refusal(save(tmp_path, slices))
+
     def test_radial_slices(self, tmp_path: Path) -> None:
         slices = [Phantom(orientation=rotation((15 * n, 0, 0))).classic()[0] for n in range(12)]
         assert "lie in 12 directions" in refusal(save(tmp_path, slices))
@@ -327,6 +344,9 @@ class TestForeign:
         assert choose_series(found, 2) is found[1]
         with pytest.raises(InputError, match="missing"):
             inspect_series(found[2])
+        reasons = [reason_against(s) for s in found]
+        assert reasons[:2] == [None, "a localizer"]
+        assert str(reasons[2]).startswith("1 of its slices missing: 4 mm between 3/IM1.dcm and 3/IM2.dcm")
 
 
 class TestHostile:
@@ -599,9 +619,9 @@ def try_damaged(folder: Path, seeds: range) -> tuple[int, int]:
 
 
 def test_damaged_headers(tmp_path: Path) -> None:
-    refused, answered = try_damaged(tmp_path, range(300))
-    assert refused > 30
-    assert answered > 30
+    refused, answered = try_damaged(tmp_path, range(200))
+    assert refused > 20
+    assert answered > 20
 
 
 @pytest.mark.soak
