@@ -186,7 +186,8 @@ def test_options_reach_the_request(run_cli, scan, tiny_model):
     asked = json.loads(done.stdout)["request"]
     expected = {
         "spacing": [0.8, 0.8, 2.0], "texture": 0.4, "samples": 2, "steps": 7, "sampler": "dpmpp2m", "seed": 5,
-        "uncertainty": True, "detail_map": True, "report": True, "profile": "sinc,sinc,gauss:0.8", "consistency": "soft",
+        "uncertainty": True, "detail_map": True, "report": True,
+        "profile": "sinc,sinc,gauss:0.8", "consistency": "soft",
         "from_acquired": "off", "modality": "mr", "volume": 0, "prefer": "sform", "device": "cpu", "threads": 1,
         "scale": None, "isotropic": False, "assume_spacing": None, "model": tiny_model.name,
     }  # fmt: skip
