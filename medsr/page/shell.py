@@ -1,4 +1,4 @@
-"""The page around a report: one file that loads nothing, in which no script but its own can run."""
+"""The page around a report: one file that loads nothing, in which no scripts but its own can run."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from medsr.page.markup import Html, bullets, join, paragraph, tag
 HONESTY = "Research use only, not for diagnosis."
 MADE = "Super-resolved images are AI SR, not acquired."
 
+SCRIPTS = ("page.js", "viewer.js")
 LIMITS = (
     "Detail that the scan did not transmit is predicted from other scans. It may be wrong, and small lesions can be "
     "smoothed away or, with texture above 0, appear where there are none.",
@@ -24,10 +25,11 @@ LIMITS = (
 
 def page(title: str, header: Sequence[object], body: Iterable[object], footer: object) -> Html:
     """A whole document. header: what comes first, below the title; body: the sections."""
-    script, style = asset("page.js"), asset("style.css")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    # Nothing may be loaded, and of scripts only the one below may run: what a file's name smuggled in could not.
-    policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
+    scripts = [asset(name) for name in SCRIPTS]
+    digests = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
+    # Nothing may be loaded, and of scripts only those below may run: what a file's name smuggled in could not.
+    allowed = " ".join(f"'sha256-{digest}'" for digest in digests)
+    policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src {allowed}"
     head = tag(
         "head",
         None,
@@ -36,17 +38,22 @@ def page(title: str, header: Sequence[object], body: Iterable[object], footer: o
         tag("meta", {"name": "viewport", "content": "width=device-width, initial-scale=1"}),
         tag("meta", {"name": "generator", "content": "medsr"}),
         tag("title", None, title),
-        tag("style", None, style),
+        tag("style", None, asset("style.css")),
     )
     toggle = tag("button", {"type": "button", "id": "theme", "hidden": True}, "Dark")
     banner = tag("div", {"class": "mark-of-honesty"}, tag("strong", None, HONESTY), tag("span", None, MADE), toggle)
     top = tag("header", None, banner, tag("h1", None, title), *header)
-    content = (top, tag("main", None, *body), tag("footer", None, footer), tag("script", None, script))
+    content = (
+        top,
+        tag("main", None, *body),
+        tag("footer", None, footer),
+        *(tag("script", None, script) for script in scripts),
+    )
     return Html("<!DOCTYPE html>\n" + tag("html", {"lang": "en"}, head, tag("body", None, *content)) + "\n")
 
 
 def asset(name: str) -> Html:
-    """A file that travels in this package: style.css, page.js."""
+    """A file that travels in this package: style.css, or one of SCRIPTS."""
     return Html(resources.files("medsr.page").joinpath(name).read_text(encoding="utf-8"))
 
 

@@ -12,7 +12,7 @@ import pytest
 from skimage.color import rgb2lab
 
 from medsr.page.chart import COLOURS
-from medsr.page.shell import asset, page, section
+from medsr.page.shell import SCRIPTS, asset, page, section
 
 STYLE = asset("style.css")
 
@@ -77,16 +77,19 @@ def test_dark_is_the_same_by_choice_and_by_system():
     assert set(DARK) == set(LIGHT) == set(PRINT)
 
 
-def test_only_the_own_script_may_run():
+def test_only_its_own_scripts_may_run():
     html = page("a title", [], [section("heading", "name", "text")], "footer")
-    script = re.search(r"<script>(.*?)</script>", html, re.DOTALL)[1]
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    scripts = re.findall(r"<script>(.*?)</script>", html, re.DOTALL)
+    assert len(scripts) == len(SCRIPTS)
     policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', html)[1]
-    assert f"script-src &#x27;sha256-{digest}&#x27;" in policy
+    for script in scripts:
+        digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+        assert f"&#x27;sha256-{digest}&#x27;" in policy
+    assert policy.count("sha256-") == len(SCRIPTS)
     assert "default-src &#x27;none&#x27;" in policy
-    assert "</script" not in asset("page.js")
+    assert not any("</script" in asset(name) for name in SCRIPTS)
 
 
 def test_assets_speak_to_nobody():
-    for name in ("page.js", "style.css"):
+    for name in (*SCRIPTS, "style.css"):
         assert not re.search(r"https?:|//[a-z]+\.|@import|url\(|fetch\(|XMLHttp|WebSocket|import\(|eval\(", asset(name))

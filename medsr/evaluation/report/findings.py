@@ -13,6 +13,7 @@ from medsr.evaluation.statistics import Summary, subject_means, summarise
 from medsr.image.volume import Modality
 from medsr.outputs import stem
 
+MISSING = "\N{EN DASH}"  # where a table has no figure
 FEW_SUBJECTS = 6  # below it an exact Wilcoxon test of two sides cannot reach p < 0.05: its least p is 2 / 2^n
 
 
@@ -140,7 +141,7 @@ def number(value: float | None, metric: str, *, signed: bool = False) -> str:
 def decimal(value: float | None, digits: int, *, signed: bool = False) -> str:
     """A number with so many digits after its point; a dash where it is missing."""
     if value is None or not math.isfinite(value):
-        return "\N{EN DASH}"
+        return MISSING
     shown = f"{value:+.{digits}f}" if signed else f"{value:.{digits}f}"
     if float(shown) == 0:
         shown = shown.lstrip("+-")

@@ -8,7 +8,7 @@ from pathlib import Path
 from medsr.evaluation.record import ProtocolFacts, Study
 from medsr.evaluation.report import plots, tables
 from medsr.evaluation.report.exhibits import viewers
-from medsr.evaluation.report.findings import Finding, findings
+from medsr.evaluation.report.findings import MISSING, Finding, findings
 from medsr.evaluation.report.results import Method, Results, read_results
 from medsr.evaluation.report.sentences import answer, cautions, origin
 from medsr.evaluation.report.side_by_side import comparison
@@ -18,8 +18,8 @@ from medsr.page.markup import Column, Html, breakable, details, paragraph, table
 from medsr.page.shell import HONESTY, MADE, facts, limits, navigation, page, section, warning
 
 _LIMITS = (
-    "Coarse scans were simulated from fine ones. They are kinder than real ones: no motion between slices, no slice "
-    "cross-talk, and the profile is the one that is stated.",
+    "The coarse scans of named protocols are simulated from fine ones. They are kinder than real ones: no motion "
+    "between slices, no slice cross-talk, and the profile is the one that is stated.",
     "A reference has noise and artefacts of its own. Agreement with it is not truth, and a mean over mostly healthy "
     "anatomy says nothing about one lesion.",
 )
@@ -174,7 +174,7 @@ def _origin(study: Study, label: str, results: Results) -> Html:
 
 
 def _methods(study: Study) -> Html:
-    rows = [[m.name, m.kind, "\N{EN DASH}" if m.texture is None else f"{m.texture:g}", m.text] for m in study.methods]
+    rows = [[m.name, m.kind, MISSING if m.texture is None else f"{m.texture:g}", m.text] for m in study.methods]
     columns = [Column(n, number=n == "texture") for n in ("method", "kind", "texture", "what it does")]
     return details(f"Methods ({len(rows)})", table("Every method and what it is told.", columns, rows))
 

@@ -31,8 +31,8 @@ def cautions(found: Sequence[Finding], results: Results) -> list[str]:
         one = len(found) == 1 or len(few) in (1, len(found))
         notes.append(
             f"{rows} of the table {'rests' if one else 'rest'} on fewer than "
-            f"{FEW_SUBJECTS} subjects (the least: {least}). So few allow no p below 0.05, and their interval is rough: "
-            "read them as examples."
+            f"{FEW_SUBJECTS} subjects (the least: {least}): examples, and no proof. So few allow no p below 0.05, and "
+            "an interval of them is rough."
         )
     warned = [(o.volume, o.protocol, o.method, text) for study in results.studies for o in study.outcomes
               for text in o.warnings]  # fmt: skip

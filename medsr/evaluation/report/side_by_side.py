@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from medsr.evaluation.record import ProtocolFacts, VolumeFacts
-from medsr.evaluation.report.findings import decimal, number
+from medsr.evaluation.report.findings import MISSING, decimal, number
 from medsr.evaluation.report.results import Method, Results
 from medsr.evaluation.report.tables import p_value
 from medsr.evaluation.statistics import Summary, summarise
@@ -78,9 +78,9 @@ def _row(common: Common, methods: tuple[Method, ...]) -> list[object]:
     cells += [number(common.psnr[m], "psnr") for m in methods]
     change = common.change
     if change is None:
-        return [*cells, *["\N{EN DASH}"] * 4]
+        return [*cells, *[MISSING] * 4]
     limits = f"{decimal(change.low, 2, signed=True)} to {decimal(change.high, 2, signed=True)}"
-    return [*cells, decimal(change.mean, 2, signed=True), limits if subjects > 1 else "\N{EN DASH}",
+    return [*cells, decimal(change.mean, 2, signed=True), limits if subjects > 1 else MISSING,
             f"{change.wins} of {change.n}", p_value(change.p)]  # fmt: skip
 
 

@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from medsr.evaluation.record import METRICS, ProtocolFacts
-from medsr.evaluation.report.findings import Finding, Pair, counted, decimal, finding, number, pairs_of, shown_name
+from medsr.evaluation.report.findings import (
+    MISSING,
+    Finding,
+    Pair,
+    counted,
+    decimal,
+    finding,
+    number,
+    pairs_of,
+    shown_name,
+)
 from medsr.evaluation.report.results import Method, Results
 from medsr.page.markup import Column, Html, breakable, details, join, table, tag
 
@@ -35,11 +45,13 @@ def key_table(found: Sequence[Finding], results: Results) -> Html:
         Column("p", note="Wilcoxon signed-rank test over subjects, two-sided"),
     ]
     rows = [_key_row(one, several=several) for one in found]
+    told = [n for n in range(len(columns)) if any(row[n] != MISSING for row in rows)]
+    best = "Best classical: the method with the highest PSNR on each volume, told exactly what medsr is told."
     caption = (
-        f"Foreground PSNR in dB and SSIM, means over subjects{results.phantoms_in_words}. Best classical: the method "
-        "with the highest PSNR on each volume, told exactly what medsr is told."
+        f"Foreground PSNR in dB and SSIM, means over subjects{results.phantoms_in_words}. "
+        f"{best if any(one.gain for one in found) else ''}"
     )
-    return table(caption, columns, rows)
+    return table(caption, [columns[n] for n in told], [[row[n] for n in told] for row in rows])
 
 
 def _key_row(one: Finding, *, several: bool) -> list[object]:
@@ -51,8 +63,8 @@ def _key_row(one: Finding, *, several: bool) -> list[object]:
     cells += [f"{one.subjects} ({len(one.pairs)})", number(one.mean("psnr", rival=True), "psnr"),
               number(one.mean("psnr"), "psnr")]  # fmt: skip
     if gain is None:
-        return [*cells, *["\N{EN DASH}"] * 2, ssim[1], *["\N{EN DASH}"] * 2]
-    limits = "\N{EN DASH}" if one.subjects < 2 else f"{_signed(gain.low)} to {_signed(gain.high)}"
+        return [*cells, *[MISSING] * 2, ssim[1], *[MISSING] * 2]
+    limits = MISSING if one.subjects < 2 else f"{_signed(gain.low)} to {_signed(gain.high)}"
     wins = f"{gain.wins} of {gain.n}"
     return [*cells, tag("b", {"class": "worse" if gain.mean < 0 else None}, _signed(gain.mean)), limits,
             join(ssim, " \N{RIGHTWARDS ARROW} "), wins, p_value(gain.p)]  # fmt: skip
@@ -120,7 +132,7 @@ def _volume_row(results: Results, protocol: ProtocolFacts, pair: Pair, method: M
     gain = tag("b", {"class": "worse" if pair.gain < 0 else None}, _signed(pair.gain))
     kind = f"{volume.modality}, phantom" if volume.phantom else volume.modality
     spacing = " x ".join(f"{s:.3g}" for s in volume.spacing)
-    best = rival.method if rival else "\N{EN DASH}"
+    best = rival.method if rival else MISSING
     return [_name(volume.name), volume.subject, kind, spacing, _of(plain, "psnr"), _of(rival, "psnr"), best,
             _of(pair.outcome, "psnr"), gain, ssim, decimal(ceiling, 1)]  # fmt: skip
 
@@ -171,7 +183,7 @@ def anchor(protocol: ProtocolFacts) -> str:
 def p_value(p: float | None) -> str:
     """A p-value to two digits."""
     if p is None:
-        return "\N{EN DASH}"
+        return MISSING
     return "< 0.001" if p < 0.001 else f"{p:.2g}"
 
 

@@ -95,7 +95,7 @@ def study_of(
     )
 
 
-def case_of(seed: int, shape: tuple[int, int, int] = (48, 44, 24), *, noise: float = 0.02) -> Case:
+def case_of(seed: int, shape: tuple[int, int, int] = (28, 26, 14), *, noise: float = 0.02) -> Case:
     """A bright ball in noise, its cubic a little blurred by averaging, axes that are no display order."""
     rng = np.random.default_rng(seed)
     grid = np.stack(np.meshgrid(*[np.linspace(-1, 1, n) for n in shape], indexing="ij"))
