@@ -112,7 +112,7 @@ def _results(results: dict[str, Any]) -> str:
 
 def _failures() -> str:
     return (
-        "- Trained on few subjects, in less than three hours on two cores.\n"
+        "- Trained on few subjects, in less than four hours on two cores.\n"
         "- A blind scan whose blur is not the assumed one gains less than one whose profile is told, and a wrong "
         "`--profile` does harm.\n"
         "- The noise estimate takes fine texture for noise, so that sharp scans are smoothed a little more than they "
