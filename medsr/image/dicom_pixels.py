@@ -28,13 +28,13 @@ _COMPARED = 64  # pairs of slices that are compared together
 
 @dataclass(frozen=True, eq=False)
 class Voxels:
-    """array: (I, J, K) float32, each slice in one piece of memory. constant: all voxels are equal.
+    """array: (I, J, K) float32, each slice in one piece of memory. span: its smallest and largest value.
 
     sha256: of the files' bytes. padded: voxels outside the image that were set to air.
     """
 
     array: Array
-    constant: bool
+    span: tuple[float, float]
     sha256: str
     padded: int = 0
 
@@ -89,21 +89,24 @@ def read_voxels(frames: Sequence[Frame], threads: int | None = None) -> Voxels:
     one = frames[0]
     stored_order = np.empty((len(frames), one.rows, one.columns), np.float32)
     files = _Files(frames)
-    darkest, brightest = np.empty(len(frames)), np.empty(len(frames))
+    ends = np.empty((len(frames), 1, 2), np.float32)
 
     def fill(k: int) -> None:
-        _rescale(_samples(frames[k], files), frames[k], stored_order[k])
-        darkest[k], brightest[k] = stored_order[k].min(), stored_order[k].max()  # now, while it is in the cache
+        stored = _samples(frames[k], files)
+        _rescale(stored, frames[k], stored_order[k])
+        _rescale(np.array([[stored.min(), stored.max()]]), frames[k], ends[k])
 
     with quiet(), ThreadPoolExecutor(threads or min(_MAX_THREADS, os.cpu_count() or 1)) as pool:
         list(pool.map(fill, range(len(frames))))
-    padded = _air(stored_order, frames, float(darkest.min()), float(brightest.max()))
+    span = float(ends.min()), float(ends.max())
+    padded = _air(stored_order, frames, *span)
+    if padded:
+        span = float(stored_order.min()), float(stored_order.max())
     order = list(dict.fromkeys(id(frame.head) for frame in frames))
     digests = [files.digests[key] for key in order]
     total = digests[0] if len(digests) == 1 else hashlib.sha256(b"".join(digests)).digest()
     # Slices stay whole in memory: to turn the volume over costs more than to decode it.
-    constant = bool(darkest.min() == brightest.max())
-    return Voxels(stored_order.transpose(2, 1, 0), constant, total.hex(), padded)
+    return Voxels(stored_order.transpose(2, 1, 0), span, total.hex(), padded)
 
 
 def first_difference(pairs: Sequence[tuple[Frame, Frame]]) -> tuple[Frame, Frame] | None:

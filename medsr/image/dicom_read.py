@@ -13,7 +13,7 @@ from medsr.image.dicom_inspect import Stack as Stack
 from medsr.image.dicom_inspect import inspect as inspect
 from medsr.image.dicom_inspect import inspect_series as inspect_series
 from medsr.image.dicom_inspect import reason_against as reason_against
-from medsr.image.dicom_pixels import first_difference, read_voxels
+from medsr.image.dicom_pixels import Voxels, first_difference, read_voxels
 from medsr.image.dicom_resample import fill, slide
 from medsr.image.dicom_series import Series as Series
 from medsr.image.files import display_name
@@ -55,9 +55,9 @@ def read_scan(
     frames = stack.series.volumes[index]
     dropped = _drop_twins(stack, frames)
     voxels = read_voxels(frames, threads)
-    if voxels.constant:
+    if voxels.span[0] == voxels.span[1]:
         raise InputError(f"{name} is constant: every voxel is {voxels.array.flat[0]:g}; there is nothing to upscale")
-    modality, evidence = _decided(header, voxels.array, modality, name)
+    modality, evidence = _decided(header, voxels, modality, name)
     array = _repaired(voxels.array, stack, modality)
     provenance = Provenance(display_name(header.path), voxels.sha256).then(
         "read",
@@ -110,10 +110,11 @@ def _drop_twins(stack: Stack, frames: Sequence[Frame]) -> int:
     return len(twins)
 
 
-def _decided(header: Header, array: Array, modality: Modality | None, name: str) -> tuple[Modality, str]:
+def _decided(header: Header, voxels: Voxels, modality: Modality | None, name: str) -> tuple[Modality, str]:
     if modality is not None:
         return modality, "given by the user"
-    verdict = by_voxels(array.T, header.modality)  # in memory order; what it looks at has no direction
+    in_memory_order = voxels.array.T  # what is looked at has no direction
+    verdict = by_voxels(in_memory_order, header.modality, extremes=voxels.span)
     if verdict.foreign is not None:
         raise PlanError(f"{name} is {verdict.foreign}; medsr upscales MR and CT images. If it is one, {EXPLICIT}")
     if verdict.modality is None:

@@ -123,13 +123,16 @@ def _by_intent(intent: int) -> str | None:
     return f"{what} (intent code {intent})" if what else None
 
 
-def by_voxels(array: NDArray[np.float32], known: Modality | None) -> Verdict:
+def by_voxels(
+    array: NDArray[np.float32], known: Modality | None, *, extremes: tuple[float, float] | None = None
+) -> Verdict:
     """Judge a scan by its voxels, as far as the header left that open.
 
-    array: (I, J, K), finite, in the file's own units; known: what the header said, if anything. CT: values reach from
-    air or padding to bone, with many voxels at air or padding. Modality None in the answer: it cannot be told.
+    array: (I, J, K), finite, in the file's own units; known: what the header said, if anything; extremes: its smallest
+    and largest value, where they are known already. CT: values reach from air or padding to bone, with many voxels at
+    air or padding. Modality None in the answer: it cannot be told.
     """
-    low, high = float(array.min()), float(array.max())
+    low, high = extremes or (float(array.min()), float(array.max()))
     sample = _sample(array)
     integers = bool((sample == np.rint(sample)).all())
     if integers and _is_label_map(array, sample):
