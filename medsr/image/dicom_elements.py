@@ -16,7 +16,7 @@ from pydicom.tag import BaseTag
 
 UNDEFINED = 0xFFFFFFFF
 PIXEL_DATA = 0x7FE00010
-_FIRST = 1 << 13  # bytes that are read at first: many headers are shorter
+_FIRST = 1 << 14  # bytes that are read at first: many headers are shorter
 _LONG = {b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"}  # 4-byte length
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 

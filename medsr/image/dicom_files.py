@@ -69,7 +69,7 @@ class Source:
     def _open(self) -> BinaryIO:
         if self.archive is not None and self.member is not None:
             return self.archive.open(self.member)  # type: ignore[return-value]  # binary, read only, seeks forward
-        return self.path.open("rb", buffering=1 << 16)
+        return self.path.open("rb", buffering=1 << 13)
 
 
 class _Bounded(io.RawIOBase):

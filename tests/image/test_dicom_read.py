@@ -295,7 +295,7 @@ class TestPlaces:
 
         monkeypatch.setattr(files._Bounded, "read", read_and_count)
         inspect(folder)
-        assert counted < 7 * 10_000 < 7 * 200 * 240 * 2
+        assert counted < 7 * 20_000 < 7 * 200 * 240 * 2
 
     def test_source_data_sets_for_the_writer(self, tmp_path: Path) -> None:
         slices = Phantom().classic()
