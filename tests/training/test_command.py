@@ -147,7 +147,7 @@ def test_validation_trains_nothing(config_path, option):
     assert "--validate trains nothing" in done.output
 
 
-@pytest.mark.parametrize(("name", "rounds"), [("base.yaml", 2), ("finetune.yaml", 1)])
+@pytest.mark.parametrize(("name", "rounds"), [("base.yaml", 3), ("finetune.yaml", 1)])
 def test_the_configurations_of_the_package_are_valid(name, rounds):
     config = configured(resources.config_path(name), [])
     assert [stage.part for stage in config.stages] == rounds * list(PARTS)
