@@ -15,73 +15,22 @@ from typing import Any, NoReturn
 import click
 
 from medsr import __version__
+from medsr.options import (
+    MODEL_OPTIONS,
+    SAMPLER_OPTIONS,
+    SOLVER_OPTIONS,
+    AnyPath,
+    Brought,
+    Commas,
+    Numbers,
+    ReadablePath,
+    request_options,
+    with_options,
+)
 
 SOME_FAILED = 8
 INTERRUPTED, TERMINATED = 130, 143  # 128 + signal, as a shell reports it
 _REPORT = "this is a bug of medsr; please report it with this line, the output of 'medsr --version' and your command"
-
-ReadablePath = click.Path(exists=True, path_type=Path)
-AnyPath = click.Path(path_type=Path)
-
-
-class Numbers(click.ParamType):  # type: ignore[type-arg]  # generic only from click 8.2 on
-    """One number, or three joined by x, such as 2 or 1x1x3.3."""
-
-    name = "F or FxFxF"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
-        """To a tuple of one or three."""
-        try:
-            numbers = tuple(float(part) for part in str(value).lower().split("x"))
-        except ValueError:
-            numbers = ()
-        if len(numbers) not in (1, 3):
-            self.fail(f"{value!r} is neither a number nor three joined by x, such as 2 or 1x1x3.3", param, ctx)
-        return numbers
-
-
-class VolumeChoice(click.ParamType):  # type: ignore[type-arg]
-    """The number of a volume, or ``all``."""
-
-    name = "N|all"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
-        """To an int or "all"."""
-        text = str(value).lower()
-        if text == "all":
-            return "all"
-        if not text.isdecimal():
-            self.fail(f"{value!r} is neither a number from 0 nor all", param, ctx)
-        return int(text)
-
-
-class Commas(click.ParamType):  # type: ignore[type-arg]
-    """Values with commas between, such as 0,1."""
-
-    def __init__(self, name: str, kind: Callable[[str], Any] = str) -> None:
-        self.name, self.kind = name, kind
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Any, ...]:
-        """To a tuple."""
-        if isinstance(value, tuple):
-            return value
-        try:
-            return tuple(self.kind(part.strip()) for part in str(value).split(",") if part.strip())
-        except ValueError:
-            self.fail(f"{value!r} is not a list of numbers with commas between, such as 0,1", param, ctx)
-
-
-class Brought(click.ParamType):  # type: ignore[type-arg]
-    """NAME=FOLDER."""
-
-    name = "NAME=FOLDER"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, Path]:
-        """To a name and a path."""
-        name, equals, folder = str(value).partition("=")
-        if not (name.strip() and equals and folder):
-            self.fail(f"{value!r} is not NAME=FOLDER, such as mytool=results/mytool", param, ctx)
-        return name.strip(), Path(folder)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -91,75 +40,6 @@ def cli() -> None:
 
 
 # --- upscale -------------------------------------------------------------------------------------------------------
-
-_SOLVER_OPTIONS = [
-    click.option("--steps", type=click.IntRange(1), default=8, show_default=True, help="Steps of the sampler."),
-    click.option(
-        "--sampler",
-        type=click.Choice(["dpmpp2m", "heun", "euler", "ancestral"]),
-        default="dpmpp2m",
-        show_default=True,
-        help="How the sampling equation is solved.",
-    ),
-    click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the sampler's noise."),
-]
-_MODEL_OPTIONS = [
-    click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps."),
-    click.option("--model", default="medsr-base", show_default=True, help="Name of a model, or a .safetensors file."),
-    click.option("--threads", type=click.IntRange(1), help="Threads of the CPU; default: all."),
-]
-_REQUEST_OPTIONS = [
-    click.option("--scale", type=Numbers(), help="One factor for the in-plane axes (default 2), or three: i x j x k."),
-    click.option("--spacing", type=Numbers(), help="Voxel spacing in mm, one or three; axes already finer stay."),
-    click.option("--isotropic", is_flag=True, help="Smallest spacing on every axis, at most 6 times finer."),
-    click.option("--texture", type=float, default=0.0, show_default=True, help="0 (mean) to 1 (a full sample)."),
-    click.option("--samples", type=click.IntRange(1), default=1, show_default=True, help="Samples to draw."),
-    *_SOLVER_OPTIONS,
-    click.option("--uncertainty", is_flag=True, help="Also write the standard deviation, <output>_std.nii.gz."),
-    click.option("--detail-map", is_flag=True, help="Also write what was added, <output>_detail.nii.gz."),
-    click.option("--report", is_flag=True, help="Also write a page about the run, with a viewer, <output>.html."),
-    click.option("--profile", default="auto", show_default=True, help="auto, or kind:width: sinc, gauss:1.0, box:1.3."),
-    click.option(
-        "--consistency",
-        type=click.Choice(["auto", "hard", "soft", "off"]),
-        default="auto",
-        show_default=True,
-        help="How strictly the result, scanned again, must give the input.",
-    ),
-    click.option(
-        "--from-acquired",
-        type=click.Choice(["auto", "off"]),
-        default="auto",
-        show_default=True,
-        help="Undo zero-filling of MR scans first.",
-    ),
-    click.option(
-        "--modality",
-        type=click.Choice(["auto", "mr", "ct"]),
-        default="auto",
-        show_default=True,
-        help="What the scan is, where the file does not say.",
-    ),
-    click.option("--volume", type=VolumeChoice(), help="Which volume of a 4-D file, from 0, or all."),
-    click.option("--prefer", type=click.Choice(["sform", "qform"]), help="Which counts where the two disagree."),
-    click.option("--assume-spacing", type=Numbers(), help="Voxel spacing in mm for a header without a valid one."),
-    *_MODEL_OPTIONS,
-]
-_SAMPLER_OPTIONS = ("samples", "steps", "sampler", "seed")
-
-
-def _with(options: Sequence[Callable[..., Any]]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Several options at once, in their order."""
-
-    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return decorate
-
-
-request_options = _with(_REQUEST_OPTIONS)  # those that make up a ``Request``
 
 
 @cli.command()
@@ -216,7 +96,7 @@ def _check_sampler_options(ctx: click.Context, *textures: float, uncertainty: bo
     if max(textures, default=0.0) > 0 or uncertainty:
         return
     default = click.core.ParameterSource.DEFAULT
-    named = [name for name in _SAMPLER_OPTIONS if name in ctx.params]
+    named = [name for name in SAMPLER_OPTIONS if name in ctx.params]
     given = [f"--{name}" for name in named if ctx.get_parameter_source(name) is not default]
     if given:
         also = " or --uncertainty" if "uncertainty" in ctx.params else ""
@@ -445,7 +325,7 @@ def train(
 @click.option("--overwrite", is_flag=True, help="Replace the study in --out.")
 @click.option("--keep-volumes", is_flag=True, help="Keep every volume, in the form that --compare reads.")
 @click.option("--json", "as_json", is_flag=True, help="Print metrics.json.")
-@_with([*_SOLVER_OPTIONS, *_MODEL_OPTIONS])
+@with_options([*SOLVER_OPTIONS, *MODEL_OPTIONS])
 @click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
 @click.option("-v", "--verbose", is_flag=True, help="Print the traceback of an unexpected error.")
 def evaluate(
