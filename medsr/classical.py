@@ -14,6 +14,7 @@ from medsr.image.geometry import Geometry
 from medsr.image.intensity import CT_AIR_HU, fit_intensity
 from medsr.image.profile import AxisProfiles
 from medsr.image.volume import Array, Volume
+from medsr.reconstruction import UNKNOWN_WEIGHT
 
 METHODS: dict[str, str] = {
     "nearest": "the nearest voxel of the scan",
@@ -27,7 +28,6 @@ METHODS: dict[str, str] = {
 _INTERPOLATIONS: dict[str, Interpolation] = {
     "nearest": "nearest", "linear": "linear", "cubic": "cubic", "Lanczos": "lanczos"
 }  # fmt: skip
-ASSUMED_WEIGHT = 0.6  # lambda of a projection onto data whose profile is assumed, as for the network's estimate
 
 
 def classical(
@@ -59,7 +59,7 @@ def _image(name: str, y: Tensor, A: Degradation, source: Geometry, target: Geome
         return Degradation.between(target, source, [("sinc", 1.0)] * 3).pinv(y)
     if name == "cubic + consistency":
         cubic = interpolate(y, source, target, "cubic")
-        return cubic + A.pinv(y - A(cubic), 0.0 if known else ASSUMED_WEIGHT)
+        return cubic + A.pinv(y - A(cubic), 0.0 if known else UNKNOWN_WEIGHT)
     return linear_mmse(y, A, noise_ratio(y, A))
 
 

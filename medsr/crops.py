@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from medsr.card import ModelCard
 from medsr.image.foreground import foreground
-from medsr.image.geometry import Geometry
 from medsr.image.header import Header
 from medsr.image.volume import Volume
 from medsr.plan import Plan, Request, make_plan
@@ -62,11 +61,10 @@ def middle(volume: Volume, most: Sequence[int]) -> Volume:
     """The middle ``most[axis]`` voxels of each axis, or all where there are fewer; they stay where they were."""
     kept = [min(n, limit) for n, limit in zip(volume.array.shape, most, strict=True)]
     start = [(n - m) // 2 for n, m in zip(volume.array.shape, kept, strict=True)]
-    affine = volume.geometry.affine.copy()
-    affine[:3, 3] += affine[:3, :3] @ start
-    array = np.ascontiguousarray(volume.array[tuple(slice(a, a + m) for a, m in zip(start, kept, strict=True))])
+    box = tuple(slice(a, a + m) for a, m in zip(start, kept, strict=True))
+    array = np.ascontiguousarray(volume.array[box])
     provenance = volume.provenance.then("cropped", start=start, shape=kept)
-    return Volume(array, Geometry((kept[0], kept[1], kept[2]), affine), volume.modality, provenance)
+    return Volume(array, volume.geometry.cropped(box), volume.modality, provenance)
 
 
 def degraded(reference: Volume, name: str, path: Path, slice_axis: int) -> Crop:

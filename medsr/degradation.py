@@ -23,6 +23,7 @@ from medsr.image.profile import AxisProfile
 
 Kind = Literal["identity", "sinc", "gauss", "box", "raised-cosine", "triangle", "hamming"]
 KINDS: tuple[Kind, ...] = ("identity", "sinc", "gauss", "box", "raised-cosine", "triangle", "hamming")
+K_SPACE_CROPS = ("sinc", "hamming")  # on a circle; the other kinds are profiles along a line
 Interpolation = Literal["nearest", "linear", "cubic", "lanczos"]
 CORRELATION = 0.95  # of neighbouring fine voxels, in the exponential prior of the linear estimate
 
@@ -65,8 +66,7 @@ def profile_matrices(
     rows = _profile(kind, d, (width * factor)[:, None, None], periods)
     if inside is not None:
         rows = rows * inside[:, None, :]
-    crop = kind in ("sinc", "hamming")
-    return rows / rows.sum(-1, keepdim=True) if crop else _tilted(rows, d, inside)
+    return rows / rows.sum(-1, keepdim=True) if kind in K_SPACE_CROPS else _tilted(rows, d, inside)
 
 
 def _profile(kind: Kind, d: Tensor, width: Tensor, periods: Tensor) -> Tensor:
@@ -85,7 +85,7 @@ def _profile(kind: Kind, d: Tensor, width: Tensor, periods: Tensor) -> Tensor:
     if kind == "triangle":  # (1 - |t| / w) / w on |t| < w
         low, high = (torch.minimum(torch.maximum(t, -width), width) for t in (low, high))
         return ((high - high * high.abs() / (2 * width)) - (low - low * low.abs() / (2 * width))) / width
-    if kind in ("sinc", "hamming"):
+    if kind in K_SPACE_CROPS:
         return _crop(kind, d, periods[:, 0, None, None], periods[:, 1, None, None])
     return (1 - d.abs()).clamp_min(0)
 

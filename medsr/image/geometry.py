@@ -83,6 +83,13 @@ class Geometry:
         affine[:3, 3] = self.affine[:3, :3] @ first + self.affine[:3, 3]
         return Geometry((int(shape[0]), int(shape[1]), int(shape[2])), affine)
 
+    def cropped(self, box: Sequence[slice]) -> Geometry:
+        """Grid of ``array[box]``; box: a slice with start and stop for each of i, j, k. Voxels stay where they are."""
+        affine = self.affine.copy()
+        affine[:3, 3] += affine[:3, :3] @ [part.start for part in box]
+        i, j, k = (part.stop - part.start for part in box)
+        return Geometry((i, j, k), affine)
+
     def index_of(self, other: Geometry) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Step and first index per axis of ``other``'s voxels in this grid's index coordinates.
 

@@ -176,7 +176,7 @@ def _overview(scan: Volume, result: Result) -> list[Html]:
         crop = (cut[0], cut[1], cut[2])
         for name, array in (("scan, cubic", _resampled(scan, target, crop, "cubic")),
                             (_label(result), result.volume.array[crop])):  # fmt: skip
-            made.append(_still(array, _part(target, crop), plane, window, name))
+            made.append(_still(array, target.cropped(crop), plane, window, name))
     return made
 
 
@@ -193,18 +193,9 @@ def _still(array: Array, grid: Geometry, plane: PlaneName, window: Window, name:
 def _resampled(scan: Volume, target: Geometry, crop: Crop, kind: Interpolation) -> Array:
     """The scan on a part of the target grid; CT padding counts as air, which it would ring against."""
     array = np.maximum(scan.array, np.float32(CT_AIR_HU)) if scan.modality == "CT" else scan.array
-    fine = interpolate(torch.from_numpy(np.ascontiguousarray(array)), scan.geometry, _part(target, crop), kind)
+    fine = interpolate(torch.from_numpy(np.ascontiguousarray(array)), scan.geometry, target.cropped(crop), kind)
     result: Array = fine.numpy()
     return result
-
-
-def _part(grid: Geometry, crop: Crop) -> Geometry:
-    """The grid of ``array[crop]``."""
-    start = np.array([part.start for part in crop], float)
-    affine = grid.affine.copy()
-    affine[:3, 3] += affine[:3, :3] @ start
-    i, j, k = (part.stop - part.start for part in crop)
-    return Geometry((i, j, k), affine)
 
 
 # --- plan and origin -------------------------------------------------------------------------------------------------

@@ -82,6 +82,17 @@ def test_scale_by_hand() -> None:
     np.testing.assert_allclose(scaled.affine, [[0.5, 0, 0, -0.25], [0, 1, 0, 0], [0, 0, 2, 0.5], [0, 0, 0, 1]])
 
 
+@given(geometries(), st.data())
+def test_cropped_is_the_slicer_of_nibabel(geometry: Geometry, data: st.DataObject) -> None:
+    """Shape and affine of a piece, whichever it is."""
+    starts = [data.draw(st.integers(0, n - 1)) for n in geometry.shape]
+    box = tuple(slice(a, data.draw(st.integers(a + 1, n))) for a, n in zip(starts, geometry.shape, strict=True))
+    image = nibabel.Nifti1Image(np.zeros(geometry.shape, np.int8), geometry.affine)
+    expected, piece = image.slicer[box], geometry.cropped(box)
+    assert piece.shape == expected.shape
+    np.testing.assert_allclose(piece.affine, expected.affine, atol=1e-9)
+
+
 def test_rotated_grids_share_no_axes() -> None:
     affine = np.eye(4)
     affine[:3, :3] = Rotation.from_euler("z", 1, degrees=True).as_matrix()
