@@ -6,7 +6,6 @@ The index is the one that ``medsr evaluate`` reads; phantoms are left out, and v
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,6 +15,7 @@ from medsr.crops import Crop, degraded, middle
 from medsr.evaluation.manifest import Entry, read_manifest
 from medsr.image.nifti import inspect, read
 from medsr.protocols import protocol
+from medsr.training.setup import data_root
 
 RESULTS = Path(__file__).parent.parent / "docs" / "results"
 
@@ -27,11 +27,6 @@ class Size:
     side: int
     slices: int
     columns: int
-
-
-def data_root() -> Path:
-    """The folder with INDEX.csv."""
-    return Path(os.environ.get("MEDSR_DATA", "../shared/data"))
 
 
 def admitted(split: str, protocols: Sequence[str], files: Collection[str] = ()) -> Iterator[tuple[Entry, str]]:

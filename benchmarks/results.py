@@ -19,9 +19,10 @@ from pathlib import Path
 from medsr.card import read_card
 from medsr.evaluation.record import Outcome, Study, read_study
 from medsr.image.files import atomic_write
+from medsr.training.setup import data_root
 
 sys.path.insert(0, str(Path(__file__).parent))
-from crops import RESULTS, data_root, log_look
+from crops import RESULTS, log_look
 from results_page import page, summary_table
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -200,9 +199,9 @@ def compare(
     --coarse says what the scan could not hold, which the measures of texture need to know.
     """
     from medsr.evaluation.compare import compare_command
+    from medsr.evaluation.record import command_text
 
-    command = "medsr " + shlex.join(Path(a).name if Path(a).is_absolute() else a for a in sys.argv[1:])
-    _say(compare_command(files, command=command, **options))
+    _say(compare_command(files, command=command_text(sys.argv), **options))
 
 
 @cli.group()
@@ -346,9 +345,10 @@ def evaluate(
     report.html. Exit status 8: some volumes could not be read or upscaled; the report says why, the others are done.
     """
     _check_sampler_options(click.get_current_context(), *options["textures"])
+    from medsr.evaluation.record import command_text
     from medsr.evaluation.request import StudyRequest, baselines_by_name
-    from medsr.evaluation.study import command_text, in_words
     from medsr.evaluation.study import evaluate as run_study
+    from medsr.evaluation.study import in_words
     from medsr.terminal import progress
 
     request = StudyRequest(baselines=baselines_by_name(baselines), **options)

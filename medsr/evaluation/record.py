@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -185,3 +186,12 @@ def long_form(volumes: Sequence[VolumeFacts], outcomes: Sequence[Outcome]) -> st
     writer.writerow(("subject", "volume", "protocol", "method", "metric", "value"))
     writer.writerows(rows)
     return text.getvalue()
+
+
+def command_text(arguments: Sequence[str]) -> str:
+    """A command for the record: studies travel, so that of an absolute path only the last part is kept."""
+    words = ["medsr"]
+    for argument in arguments[1:]:
+        name, equals, value = argument.rpartition("=")
+        words.append(name + equals + Path(value).name if Path(value).is_absolute() else argument)
+    return shlex.join(words)

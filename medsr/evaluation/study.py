@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shlex
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -143,12 +142,3 @@ def in_words(done: Evaluated, out: Path) -> str:
     if done.study.excluded:
         lines.append(f"left out: {len(done.study.excluded)} of volume and protocol, with the reasons in the report")
     return "\n".join([*lines, f"report: {out / 'report.html'}"])
-
-
-def command_text(arguments: Sequence[str]) -> str:
-    """A command for the record: studies travel, so that of an absolute path only the last part is kept."""
-    words = ["medsr"]
-    for argument in arguments[1:]:
-        name, equals, value = argument.rpartition("=")
-        words.append(name + equals + Path(value).name if Path(value).is_absolute() else argument)
-    return shlex.join(words)

@@ -19,9 +19,9 @@ import pytest
 from medsr.errors import InputError, PlanError
 from medsr.evaluation import metrics
 from medsr.evaluation.casefile import case_path, read_case
-from medsr.evaluation.record import Study, read_study
+from medsr.evaluation.record import Study, command_text, read_study
 from medsr.evaluation.request import StudyRequest, baselines_by_name
-from medsr.evaluation.study import Evaluated, command_text, evaluate
+from medsr.evaluation.study import Evaluated, evaluate
 from medsr.image.nifti import read
 from medsr.request import Request
 from medsr.run import degrade_file, upscale_file
