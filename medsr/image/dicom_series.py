@@ -34,7 +34,8 @@ class Series:
 
     path: as given by the user. part: from 1, where a series falls into several. volumes: each in order along the
     normal, all on one grid. twins: (kept, dropped) frames that nothing but their pixels can tell apart. fault: why no
-    volume can be read from it. foreign: why it is no MR or CT image. told_by: what tells the volumes apart.
+    volume can be read from it. foreign: why it is no MR or CT image. no_image: its files are whole, but none is a slice
+    of a volume (localizers, reports and the like, as ``fault`` says). told_by: what tells the volumes apart.
     """
 
     path: Path
@@ -50,6 +51,7 @@ class Series:
     told_by: tuple[str, ...] = ()
     fault: str | None = None
     foreign: str | None = None
+    no_image: bool = False
     warnings: tuple[str, ...] = ()
 
     @property
@@ -108,7 +110,8 @@ def _parts(path: Path, heads: Sequence[Head]) -> list[Series]:
         more = f" (and {len(faults) - 1} more of its files)" if len(faults) > 1 else ""
         return [replace(series, fault=faults[0] + more)]
     if not frames:
-        return [replace(series, fault=", ".join(f"{_count(n)} {what}" for what, n in left_out.items()))]
+        reasons = ", ".join(f"{_count(n)} {what}" for what, n in left_out.items())
+        return [replace(series, fault=reasons, no_image=True)]
     warnings = tuple(f"left out of the series: {_count(n)} {what}" for what, n in left_out.items())
     parts = _stacked(replace(series, warnings=warnings), frames)
     return [replace(part, part=k + 1) for k, part in enumerate(parts)] if len(parts) > 1 else parts
