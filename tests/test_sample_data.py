@@ -9,7 +9,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from medsr.image.dicom_read import inspect, read
 from medsr.image.geometry import Geometry
+from tests.image.dicom_judges import complaints, needs_judges
 
 FOLDER = Path(__file__).parent.parent / "sample_data"
 PAIRS = [("head_fine", "head_coarse"), ("head_fine", "head_thick"), ("trunk_ct_fine", "trunk_ct_coarse")]
@@ -106,3 +108,41 @@ def test_anatomy_is_the_same_at_any_resolution(phantoms: ModuleType) -> None:
     detailed = phantoms.acquire(truth, [fine], oversampling=2)[0]
     plain = phantoms.acquire(truth, [coarse], oversampling=4)[0]
     np.testing.assert_allclose(box_averaged(detailed, plain.shape), plain, atol=0.5)
+
+
+@pytest.fixture(scope="module")
+def dicom_maker() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("make_dicom", FOLDER / "make_dicom.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_script_makes_the_dicom_series(dicom_maker: ModuleType, tmp_path: Path) -> None:
+    dicom_maker.main(tmp_path)
+    kept = sorted((FOLDER / "head_dicom").iterdir())
+    assert [p.name for p in kept] == sorted(p.name for p in (tmp_path / "head_dicom").iterdir())
+    assert len(kept) == 12
+    for path in kept:
+        assert (tmp_path / "head_dicom" / path.name).read_bytes() == path.read_bytes(), path.name
+    assert sum(p.stat().st_size for p in kept) < 150e3
+
+
+def test_the_dicom_series_shows_the_thick_scan() -> None:
+    """Every voxel is the mean of four of the NIfTI scan around the same place in the patient."""
+    volume = read(inspect(FOLDER / "head_dicom"))
+    assert volume.modality == "MR"
+    voxels, geometry = load("head_thick")
+    i, j, k = np.indices(volume.array.shape).reshape(3, -1)
+    ras = volume.geometry.affine @ np.stack([i, j, k, np.ones(i.size)])
+    index = (np.linalg.inv(geometry.affine) @ ras)[:3]
+    low = np.floor(index + 1e-3).astype(int)
+    np.testing.assert_allclose(index - low, np.broadcast_to([[0.5], [0.5], [0]], index.shape), atol=1e-4)
+    mean = np.mean([voxels[low[0] + a, low[1] + b, low[2]] for a in (0, 1) for b in (0, 1)], axis=0)
+    np.testing.assert_allclose(volume.array.reshape(-1), mean, atol=0.51)
+
+
+@needs_judges
+def test_the_dicom_series_is_valid(tmp_path: Path) -> None:
+    volume = read(inspect(FOLDER / "head_dicom"))
+    assert complaints(FOLDER / "head_dicom", [volume], None, tmp_path) == []
