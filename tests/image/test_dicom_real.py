@@ -12,6 +12,7 @@ from skimage.registration import phase_cross_correlation
 
 from medsr.errors import InputError, PlanError
 from medsr.image.dicom_read import Scan, choose_series, find_series, inspect, inspect_series, read, read_scan
+from tests.image.dicom_judges import on_grid_of
 from tests.image.dicom_phantom import needs_tool
 
 needs_dcm2niix = needs_tool("dcm2niix")
@@ -35,32 +36,11 @@ def converted(source: Path, folder: Path, *options: str) -> list[Path]:
     return sorted(folder.glob("*.nii"))
 
 
-def on_grid_of(scan: Scan, image: nibabel.Nifti1Image, tolerance: float) -> np.ndarray | None:
-    """An image's voxels in the axis order of a scan, or None when a corner lies farther away than tolerance in mm."""
-    geometry = scan.volume.geometry
-    relative = np.linalg.inv(geometry.affine) @ image.affine
-    order = np.argmax(np.abs(relative[:3, :3]), axis=0)
-    if sorted(order) != [0, 1, 2] or tuple(np.array(geometry.shape)[order]) != image.shape[:3]:
-        return None
-    signs = np.sign(relative[order, range(3)])
-    exact = np.zeros((4, 4))
-    exact[order, range(3)] = signs
-    exact[:3, 3] = [0 if signs[list(order).index(a)] > 0 else geometry.shape[a] - 1 for a in range(3)]
-    exact[3, 3] = 1
-    corners = np.array(np.meshgrid(*[(0, n - 1) for n in image.shape[:3]], [1], indexing="ij")).reshape(4, -1)
-    away = ((geometry.affine @ exact - image.affine) @ corners)[:3]
-    if np.abs(away).max() > tolerance:
-        return None
-    voxels = np.asarray(image.dataobj, dtype=np.float32)
-    voxels = voxels[tuple(slice(None, None, int(s)) for s in signs)]
-    return np.moveaxis(voxels, range(3), order)
-
-
 def assert_as(scan: Scan, index: int, images: list[Path], tolerance: float = 1e-3) -> None:
     candidates = []
     for path in images:
         image = nibabel.load(path)
-        voxels = on_grid_of(scan, image, tolerance)
+        voxels = on_grid_of(scan.volume.geometry, image, tolerance)
         if voxels is not None:
             candidates.append(voxels if voxels.ndim == 3 else voxels[..., index])
     assert candidates, f"no image of dcm2niix has the grid of {scan.header.extra.series}"
