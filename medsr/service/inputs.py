@@ -1,0 +1,283 @@
+"""From what the user names to the scans of a cohort; headers of DICOM are read, of the rest only names."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from medsr.errors import ConfigError, InputError, PlanError
+from medsr.image.files import display_name
+from medsr.service.items import Found, Item, LeftOut, joined, output_of, printable
+from medsr.service.table import read_table
+from medsr.service.walk import is_hidden, walk
+
+_READ = "NIfTI (.nii, .nii.gz, .hdr), MGH, DICOM and zips of DICOM"
+
+
+@dataclass(frozen=True, eq=False)
+class Mention:
+    """A path that the user named. name: how names of its scans begin, ``.`` for a folder that is the only input.
+    options: of its row in a table.
+    """
+
+    path: Path
+    name: PurePosixPath
+    options: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class SeriesFound:
+    """What ``find_series`` says of a series, without its headers, of which a hospital's archive has millions.
+
+    folder: relative to what was searched. path: to search again for this series alone.
+    """
+
+    uid: str
+    part: int | None
+    number: int | None
+    path: Path
+    folder: PurePosixPath
+    text: str
+    fault: str | None
+    foreign: str | None
+    no_image: bool
+
+    @property
+    def identity(self) -> str:
+        """What ``choose_series`` finds it by: UID, with the part where there are several."""
+        return self.uid if self.part is None else f"{self.uid}/{self.part}"
+
+    @property
+    def name(self) -> PurePosixPath:
+        """``folder/series-4-0c1d2e3f``: number and a hash of the UID; text of a file never becomes a file name."""
+        number = "" if self.number is None else f"{self.number}-"
+        return self.folder / f"series-{number}{hashlib.sha256(self.identity.encode()).hexdigest()[:8]}"
+
+    def is_called(self, wanted: str) -> bool:
+        """True when ``--series`` means this one."""
+        label = self.uid if self.number is None else str(self.number)
+        return wanted in {label, self.uid, self.identity, label if self.part is None else f"{label}/{self.part}"}
+
+
+def find_items(inputs: Sequence[Path], *, out: Path, series: str | None = None, modality: str = "auto") -> Found:
+    """The scans that files, folders, zips and tables (.csv) lead to.
+
+    out: folder of the outputs, which is not searched. series: of DICOM only those that ``--series`` means. modality:
+    of the request; what is no MR or CT image by its tags is left out unless it says otherwise.
+
+    A scan that is named twice is one item. Names of scans begin with the name of their folder where several folders
+    are given. Scans whose outputs would have one name are left out with exit code 4. Raises ConfigError for a table
+    that cannot be meant; whatever else is wrong with one scan is a row of ``left_out``.
+    """
+    mentions = _mentions(inputs)
+    return without_collisions(joined(_expanded(m, out.resolve(), series, modality) for m in mentions))
+
+
+def _mentions(inputs: Sequence[Path]) -> list[Mention]:
+    several = sum(path.is_dir() for path in inputs) > 1
+    mentions: list[Mention] = []
+    for path in inputs:
+        if path.suffix.lower() == ".csv" and path.is_file():
+            mentions += [Mention(row.path, row.name, row.options) for row in read_table(path)]
+        elif path.is_dir() and not several:
+            mentions.append(Mention(path, PurePosixPath(), {}))
+        else:
+            mentions.append(Mention(path, PurePosixPath(path.resolve().name), {}))
+    return mentions
+
+
+def without_collisions(found: Found) -> Found:
+    """Each scan once; those that would write one output are refused, all of them, so that none depends on order."""
+    mentioned: dict[tuple[str, str | None], list[Item]] = {}
+    for item in found.items:
+        mentioned.setdefault(item.identity, []).append(item)
+    refused: list[LeftOut] = []
+    by_output: dict[str, list[Item]] = {}
+    for first, *others in mentioned.values():
+        if any(other.options != first.options for other in others):
+            reason = "the scan is named twice, with different options; name it once"
+            refused.append(LeftOut(first.name, reason, PlanError.exit_code))
+        else:
+            by_output.setdefault(os.path.normcase(first.output), []).append(first)
+    for same in by_output.values():
+        if len(same) > 1:
+            names = " and ".join(item.name for item in same)
+            reason = f"{names} would both become {printable(same[0].output)}; rename one, or give their common folder"
+            refused += [LeftOut(item.name, reason, PlanError.exit_code) for item in same]
+    kept = [same[0] for same in by_output.values() if len(same) == 1]
+    left_out = {(row.name, row.reason): row for row in (*found.left_out, *refused)}
+    return Found(tuple(kept), tuple(left_out.values()))
+
+
+# --- one input -----------------------------------------------------------------------------------------------------
+
+
+def _expanded(mention: Mention, out: Path, series: str | None, modality: str) -> Found:
+    series = mention.options.get("series", series)
+    modality = mention.options.get("modality", modality)
+    search = _Search(mention, out, series, modality)
+    if mention.path.is_dir():
+        return search.folder()
+    if _is_dicom_file(mention.path):
+        return search.dicom(mention.path, mention.name)
+    return Found((search.scan(mention.path, mention.name, named=True),))
+
+
+def _is_dicom_file(path: Path) -> bool:
+    from medsr.image.dicom_read import is_dicom_path
+
+    return is_dicom_path(path)
+
+
+@dataclass(frozen=True, eq=False)
+class _Search:
+    """What is asked of one mention."""
+
+    mention: Mention
+    out: Path
+    series: str | None
+    modality: str
+
+    def folder(self) -> Found:
+        top, name = self.mention.path, self.mention.name
+        tree = walk(top, leave_out=self.out)
+        parts = [Found((self.scan(path, name / _relative(path, top), named=False),)) for path in tree.scans]
+        parts += [self.dicom(path, name / _relative(path, top)) for path in tree.archives]
+        parts.append(self._below(top, tree.dicom))
+        closed = [
+            LeftOut(self._called(path), "the folder may not be read: permission denied", InputError.exit_code)
+            for path in tree.closed
+        ]
+        found = joined([*parts, Found((), tuple(closed))])
+        if not found.items and not found.left_out:
+            reason = f"{display_name(top.resolve())} holds no scan; medsr reads {_READ}"
+            return Found((), (LeftOut(self._called(top), reason, InputError.exit_code),))
+        return found
+
+    def scan(self, path: Path, name: PurePosixPath, *, named: bool) -> Item:
+        """A NIfTI or MGH file, or what the user takes for one."""
+        dicom = self.mention.options.get("dicom_template") is not None
+        return Item(
+            printable(name),
+            path.absolute(),
+            output_of(name, series=dicom),
+            options=self.mention.options,
+            named=named,
+        )
+
+    def dicom(self, path: Path, name: PurePosixPath) -> Found:
+        """A zip or one file of DICOM."""
+        try:
+            found = _series_in(path)
+        except InputError as error:
+            return Found((), (LeftOut(printable(name), str(error), InputError.exit_code),))
+        return self._rows(found, name)
+
+    def _below(self, top: Path, folders: Sequence[Path]) -> Found:
+        """The series below each of several folders; one that is spread over several of them is put together."""
+        found: dict[Path, list[SeriesFound]] = {}
+        refused: list[LeftOut] = []
+
+        def search(folder: Path) -> None:
+            try:
+                found[folder] = _series_in(folder)
+            except InputError as error:
+                refused.append(LeftOut(self._called(folder), str(error), InputError.exit_code))
+
+        for folder in folders:
+            search(folder)
+        if spread := _spread(found):
+            common = Path(os.path.commonpath(spread))
+            for folder in [f for f in found if f.is_relative_to(common)]:
+                del found[folder]
+            search(common)
+        parts = [
+            self._rows(series, self.mention.name / _relative(folder, top)) for folder, series in sorted(found.items())
+        ]
+        return joined([*parts, Found((), tuple(refused))])
+
+    def _called(self, path: Path) -> str:
+        """Name of a folder for a row."""
+        name = self.mention.name / _relative(path, self.mention.path)
+        return printable(name if name.name else self.mention.path.resolve().name)
+
+    def _rows(self, found: Sequence[SeriesFound], name: PurePosixPath) -> Found:
+        """Volumes as items, the others with their reasons; files of our own making and hidden ones are passed over."""
+        items: list[Item] = []
+        left_out: list[LeftOut] = []
+        for one in found:
+            full = name / one.name
+            shown = printable(full)
+            if self._is_ours(one):
+                continue
+            if self.series is not None and not one.is_called(self.series):
+                left_out.append(LeftOut(shown, f"not the series that --series {self.series} means: {one.text}"))
+            elif one.no_image or (one.foreign is not None and self.modality == "auto"):
+                left_out.append(LeftOut(shown, f"{one.text}: {one.fault or one.foreign}"))
+            elif one.fault is not None:
+                left_out.append(LeftOut(shown, f"{one.text}: {one.fault}", InputError.exit_code))
+            else:
+                items.append(
+                    Item(
+                        shown,
+                        one.path.absolute(),
+                        output_of(full, series=True),
+                        "dicom",
+                        one.identity,
+                        {k: v for k, v in self.mention.options.items() if k != "series"},
+                    )
+                )
+        return Found(tuple(items), tuple(left_out))
+
+    def _is_ours(self, one: SeriesFound) -> bool:
+        top = self.mention.path
+        inside = one.path.resolve().is_relative_to(self.out)
+        return inside or (one.path.is_relative_to(top) and is_hidden(one.path, top))
+
+
+def _relative(path: Path, top: Path) -> PurePosixPath:
+    return PurePosixPath(path.relative_to(top).as_posix())
+
+
+def _spread(found: Mapping[Path, Sequence[SeriesFound]]) -> list[Path]:
+    """Folders that share a series: none of them holds all its slices."""
+    places: dict[str, set[Path]] = {}
+    for folder, series in found.items():
+        for one in series:
+            places.setdefault(one.uid, set()).add(folder)
+    return sorted({folder for shared in places.values() if len(shared) > 1 for folder in shared})
+
+
+def _series_in(path: Path) -> list[SeriesFound]:
+    from medsr.image.dicom_read import Series, find_series
+
+    def described(series: Series) -> SeriesFound:
+        files = {head.source.path for head in series.heads}
+        archive = any(head.source.archive is not None for head in series.heads)
+        folder = path if archive or path.is_file() else Path(os.path.commonpath([file.parent for file in files]))
+        where = next(iter(files)) if len(files) == 1 and not archive else folder
+        relative = PurePosixPath() if archive or not folder.is_relative_to(path) else _relative(folder, path)
+        return SeriesFound(
+            uid=series.uid,
+            part=series.part,
+            number=series.number,
+            path=where,
+            folder=relative,
+            text=str(series),
+            fault=series.fault,
+            foreign=series.foreign,
+            no_image=series.no_image,
+        )
+
+    return [described(series) for series in find_series(path)]
+
+
+def check_inputs(inputs: Sequence[Path]) -> None:
+    """Refuse paths that do not exist before anything is searched. Raises ConfigError naming all of them."""
+    missing = [display_name(path) for path in inputs if not os.path.lexists(path)]
+    if missing:
+        raise ConfigError(f"{', '.join(missing)}: there is no such file or folder")
