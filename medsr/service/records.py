@@ -1,0 +1,81 @@
+"""What a job is: as it is added, as it stands in the list, and how many there are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+State = Literal["queued", "running", "done", "failed", "parked", "skipped"]
+
+
+@dataclass(frozen=True)
+class NewJob:
+    """A job to be added.
+
+    key: the same for the same work, unique. name: what people call it. task: JSON values, what a worker needs.
+    state: ``queued``, or for what will not be run: ``failed`` (with ``error`` and ``exit_code``) or ``skipped``.
+    """
+
+    key: str
+    name: str
+    task: Mapping[str, Any]
+    state: Literal["queued", "failed", "skipped"] = "queued"
+    error: str | None = None
+    exit_code: int | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job as it stood when it was read.
+
+    attempts: how often it was begun, without those that were given back in order. crashes: attempts whose process
+    died without a word. outcome: JSON values, what the worker reported. created, started, finished: seconds since
+    1970; started is of the last attempt.
+    """
+
+    id: int
+    key: str
+    name: str
+    task: Mapping[str, Any]
+    state: State
+    attempts: int
+    crashes: int
+    worker: str | None
+    lease_until: float | None
+    error: str | None
+    exit_code: int | None
+    outcome: Mapping[str, Any] | None
+    created: float
+    started: float | None
+    finished: float | None
+
+
+@dataclass(frozen=True)
+class Added:
+    """How many jobs were new, and how many were known by their keys and left as they were."""
+
+    new: int
+    known: int
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Jobs by state."""
+
+    queued: int = 0
+    running: int = 0
+    done: int = 0
+    failed: int = 0
+    parked: int = 0
+    skipped: int = 0
+
+    @property
+    def unfinished(self) -> int:
+        """Jobs that a worker has, or will have."""
+        return self.queued + self.running
+
+    @property
+    def total(self) -> int:
+        """All jobs."""
+        return self.unfinished + self.done + self.failed + self.parked + self.skipped
