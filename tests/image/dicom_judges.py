@@ -145,8 +145,8 @@ def highdicom_volume(folder: Path, volume: Volume) -> list[str]:
 def attributes(folder: Path) -> list[str]:
     """Attributes missing, empty or foreign by the standard's tables, which highdicom carries.
 
-    Of mandatory modules, and of sequences that are there: type 1 must have a value, type 2 must be there. An attribute
-    that no module of the object lists is foreign; so is a private one.
+    Attributes of types 1 and 2 of mandatory modules, and of the items of any sequence, must be there; what is there of
+    type 1 must have a value. An attribute that no module of the object lists is foreign; so is a private one.
     """
     return [f"{file.name}: {line}" for file in files_of(folder) for line in attribute_faults(pydicom.dcmread(file))]
 
@@ -154,7 +154,7 @@ def attributes(folder: Path) -> list[str]:
 def attribute_faults(ds: Dataset) -> list[str]:
     """``attributes`` of one data set."""
     modules = _modules(ds.SOPClassUID)
-    found = [fault for usage, tree in modules if usage == "M" for fault in _faults(ds, tree, "")]
+    found = list(dict.fromkeys(fault for usage, tree in modules for fault in _faults(ds, tree, "", whole=usage == "M")))
     known = {keyword for _, tree in modules for keyword in tree}
     found += [f"{element.keyword or element.tag} is foreign" for element in ds if element.keyword not in known]
     return found
@@ -222,14 +222,16 @@ def _modules(sop_class: str) -> list[tuple[str, dict[str, Any]]]:
     ]
 
 
-def _faults(ds: Dataset, tree: dict[str, Any], path: str) -> Iterator[str]:
+def _faults(ds: Dataset, tree: dict[str, Any], path: str, *, whole: bool) -> Iterator[str]:
+    """whole: what is missing counts too."""
+    there = {element.keyword for element in ds}
     for keyword, item in tree.items():
         kind = item["type"].value
-        if keyword not in ds:
-            if kind in ("1", "2"):
+        if keyword not in there:
+            if whole and kind in ("1", "2"):
                 yield f"{path}{keyword} of type {kind} is missing"
         elif kind == "1" and ds[keyword].is_empty:
             yield f"{path}{keyword} of type 1 is empty"
         elif "attributes" in item:
             for inner in ds[keyword].value:
-                yield from _faults(inner, item["attributes"], f"{path}{keyword}.")
+                yield from _faults(inner, item["attributes"], f"{path}{keyword}.", whole=True)
