@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from medsr.diffusion.model import load_model as load_model
     from medsr.image.geometry import Geometry as Geometry
-    from medsr.image.nifti import inspect as inspect
-    from medsr.image.nifti import read as read
     from medsr.image.nifti import write as write
+    from medsr.image.scan import inspect as inspect
+    from medsr.image.scan import read as read
     from medsr.image.volume import Volume as Volume
     from medsr.plan import Request as Request
     from medsr.run import upscale as upscale
@@ -22,9 +22,9 @@ _PUBLIC = {
     "Geometry": "medsr.image.geometry",
     "Request": "medsr.plan",
     "Volume": "medsr.image.volume",
-    "inspect": "medsr.image.nifti",
+    "inspect": "medsr.image.scan",
     "load_model": "medsr.diffusion.model",
-    "read": "medsr.image.nifti",
+    "read": "medsr.image.scan",
     "upscale": "medsr.run",
     "write": "medsr.image.nifti",
 }

@@ -15,6 +15,7 @@ import click
 
 from medsr import __version__
 from medsr.options import (
+    HEADER_OPTIONS,
     MODEL_OPTIONS,
     SAMPLER_OPTIONS,
     SOLVER_OPTIONS,
@@ -43,7 +44,7 @@ def cli() -> None:
 
 @cli.command()
 @click.argument("scan", metavar="IN", type=ReadablePath)
-@click.option("-o", "--output", type=AnyPath, help="File to write; default <stem>_sr.nii.gz beside the input.")
+@click.option("-o", "--output", type=AnyPath, help="File, or folder for DICOM; default <stem>_sr.nii.gz or <stem>_sr.")
 @request_options
 @click.option("--plan", "plan_only", is_flag=True, help="Print what would be done and stop, reading no voxels.")
 @click.option("--json", "as_json", is_flag=True, help="Print the plan, or the sidecar, as JSON.")
@@ -60,7 +61,11 @@ def upscale(  # the boundary to click: the one place for **options
     verbose: bool,  # noqa: ARG001  read by main()
     **options: Any,
 ) -> None:
-    """Upscale one scan (.nii, .nii.gz, .hdr/.img, .mgz) and write a JSON sidecar beside the output."""
+    """Upscale one scan and write a JSON sidecar beside the output.
+
+    IN: a NIfTI or MGH file, or DICOM (a folder, a zip, a DICOMDIR, one file). NIfTI in, NIfTI out; DICOM in, a derived
+    DICOM series out, unless -o names a .nii or .nii.gz file.
+    """
     _check_sampler_options(click.get_current_context(), options["texture"], uncertainty=options["uncertainty"])
     from medsr.plan import Request
 
@@ -109,40 +114,38 @@ def _check_sampler_options(ctx: click.Context, *textures: float, uncertainty: bo
 @click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=ReadablePath)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON list.")
 @click.option("--voxels", is_flag=True, help="Read the voxels too, and measure what was truly acquired (MR).")
-@click.option("--prefer", type=click.Choice(["sform", "qform"]), help="Which counts where the two disagree.")
-@click.option("--assume-spacing", type=Numbers(), help="Voxel spacing in mm for a header without a valid one.")
+@with_options(HEADER_OPTIONS)
 @click.option("-v", "--verbose", is_flag=True, help="Print the traceback of an unexpected error.")
 def info(
     paths: tuple[Path, ...],
     as_json: bool,
     voxels: bool,
-    prefer: Any,
-    assume_spacing: Any,
     verbose: bool,  # noqa: ARG001  read by main()
-) -> None:
-    """Say what scans are, from their headers and sidecars alone."""
+    **options: Any,
+) -> int:
+    """Say what scans are, from their headers and sidecars alone.
+
+    Of a DICOM folder every series is listed: those that are volumes with their grid, the others with the reason.
+    """
     from medsr.errors import MedsrError
-    from medsr.image.nifti import inspect
-    from medsr.wording import facts, plain
+    from medsr.wording import entries, entry_text
 
     found: list[dict[str, Any]] = []
     code = 0
     for path in paths:
         try:
-            header = inspect(path, prefer=prefer, assume_spacing=assume_spacing)
-            entry = facts(header, voxels=voxels)
+            listed = entries(path, voxels=voxels, **options)
         except MedsrError as error:
-            entry, code = {"file": str(path), "error": str(error)}, error.exit_code
+            listed, code = [{"file": str(path), "error": str(error)}], error.exit_code
             if not as_json:
                 _fail(str(error))
                 continue
-        found.append(entry)
-        if not as_json:
-            _say("\n".join(f"{name:<16} {plain(value)}" for name, value in entry.items() if value is not None) + "\n")
+        found += listed
+        for entry in listed if not as_json else ():
+            _say(entry_text(entry) + "\n")
     if as_json:
         _say(json.dumps(found, indent=2))
-    if code:
-        raise SystemExit(code)
+    return code
 
 
 @cli.command()

@@ -88,6 +88,13 @@ MODEL_OPTIONS = [
     click.option("--model", default="medsr-base", show_default=True, help="Name of a model, or a .safetensors file."),
     click.option("--threads", type=click.IntRange(1), help="Threads of the CPU; default: all."),
 ]
+HEADER_OPTIONS = [  # how a header is to be read
+    click.option("--prefer", type=click.Choice(["sform", "qform"]), help="Which counts where the two disagree."),
+    click.option("--assume-spacing", type=Numbers(), help="Voxel spacing in mm for a header without a valid one."),
+    click.option("--series", metavar="UID|N", help="Which DICOM series: number, UID, or a part of it such as 4/2."),
+    click.option("--deskew", is_flag=True, help="Slide the slices of a tilted gantry back over each other."),
+    click.option("--fill-gaps", is_flag=True, help="Interpolate missing slices."),
+]
 REQUEST_OPTIONS = [
     click.option("--scale", type=Numbers(), help="One factor for the in-plane axes (default 2), or three: i x j x k."),
     click.option("--spacing", type=Numbers(), help="Voxel spacing in mm, one or three; axes already finer stay."),
@@ -121,8 +128,22 @@ REQUEST_OPTIONS = [
         help="What the scan is, where the file does not say.",
     ),
     click.option("--volume", type=VolumeChoice(), help="Which volume of a 4-D file, from 0, or all."),
-    click.option("--prefer", type=click.Choice(["sform", "qform"]), help="Which counts where the two disagree."),
-    click.option("--assume-spacing", type=Numbers(), help="Voxel spacing in mm for a header without a valid one."),
+    *HEADER_OPTIONS,
+    click.option(
+        "--dicom-template",
+        type=ReadablePath,
+        help="DICOM series that a NIfTI scan was made from: the output is a DICOM series of the same study.",
+    ),
+    click.option("--series-description", help="Of a DICOM output; ends in 'AI SR, not acquired' in any case."),
+    click.option("--series-number", type=click.IntRange(1, 2**31 - 1), help="Of a DICOM output."),
+    click.option(
+        "--keep-private",
+        type=click.Choice(["none"]),
+        default="none",
+        show_default=True,
+        help="Private DICOM elements that are copied: none.",
+    ),
+    click.option("--burn-in", is_flag=True, help="Draw a visible mark into every slice of a DICOM output."),
     *MODEL_OPTIONS,
 ]
 SAMPLER_OPTIONS = ("samples", "steps", "sampler", "seed")

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 from pathlib import Path
 
-from medsr.errors import JobError, PlanError
+from medsr.errors import ConfigError, JobError, PlanError
 from medsr.image.files import display_name
+from medsr.image.header import Header
 from medsr.machine import available_disk, gigabytes
 from medsr.request import Request
 
+NOTE = "AI SR, not acquired. Research use only, not for diagnosis."  # the first word of every sidecar
 FIXED_DISK = 1_000_000  # bytes: headers and sidecar
 REPORT_DISK = 15_000_000  # bytes
 
@@ -17,21 +21,36 @@ REPORT_DISK = 15_000_000  # bytes
 def stem(path: Path) -> str:
     """File name without its image suffix: ``scan`` for scan.nii.gz, scan.nii, scan.hdr, scan.mgz."""
     name = path.name
-    for suffix in (".nii.gz", ".nii", ".hdr.gz", ".img.gz", ".hdr", ".img", ".mgz", ".mgh"):
+    for suffix in (".nii.gz", ".nii", ".hdr.gz", ".img.gz", ".hdr", ".img", ".mgz", ".mgh", ".zip", ".dcm"):
         if name.lower().endswith(suffix) and len(name) > len(suffix):
             return name[: -len(suffix)]
     return name
 
 
-def default_output(path: Path) -> Path:
-    """``<stem>_sr.nii.gz`` beside the input."""
-    return path.with_name(f"{stem(path)}_sr.nii.gz")
+def is_series(output: Path) -> bool:
+    """True when an output is a folder of DICOM files; False for a NIfTI file."""
+    return not output.name.lower().endswith((".nii", ".nii.gz"))
+
+
+def default_output(path: Path, *, series: bool = False) -> Path:
+    """``<stem>_sr.nii.gz`` beside the input, or the folder ``<stem>_sr`` for a DICOM series.
+
+    The name of a DICOMDIR, or of ``.``, is that of its folder.
+    """
+    if path.name == "DICOMDIR" and path.is_file():
+        path = path.parent
+    if path.name in ("", ".."):
+        path = path.resolve()
+    return path.with_name(f"{stem(path)}_sr{'' if series else '.nii.gz'}")
 
 
 def output_files(output: Path, request: Request) -> dict[str, Path]:
-    """Every file a run writes: ``volume``, ``sidecar`` and, when asked for, ``std``, ``detail`` and ``report``."""
-    base = stem(output)
-    suffix = output.name[len(base) :]
+    """Every file a run writes: ``volume``, ``sidecar`` and, when asked for, ``std``, ``detail`` and ``report``.
+
+    The volume of a DICOM output is a folder, and its maps are files (Parametric Maps) beside it.
+    """
+    base = output.name if is_series(output) else stem(output)
+    suffix = output.name[len(base) :] or ".dcm"
     files = {"volume": output, "sidecar": output.with_name(f"{base}.json")}
     if request.uncertainty:
         files["std"] = output.with_name(f"{base}_std{suffix}")
@@ -50,28 +69,31 @@ def gradient_files(scan: Path, output: Path, request: Request) -> dict[Path, Pat
     return {source: copy for source, copy in pairs.items() if source.is_file()}
 
 
-def check_output(scan: Path, output: Path, request: Request, output_bytes: int, *, overwrite: bool) -> None:
+def check_output(header: Header, output: Path, request: Request, output_bytes: int, *, overwrite: bool) -> None:
     """Refuse an output that may not or cannot be written.
 
-    scan: the input. output_bytes: size of one output volume in float32, times the number of volumes. Raises PlanError,
-    or JobError when the folder is read-only.
+    header: of the input. output_bytes: size of one output volume in float32, times the number of volumes. Raises
+    ConfigError for options of DICOM that nothing would use, PlanError, or JobError when the folder is read-only.
     """
-    folder = output.parent
-    if output.is_dir() or not output.name.lower().endswith((".nii", ".nii.gz")):
-        raise PlanError(f"output {display_name(output)}: give a file that ends in .nii or .nii.gz")
+    folder, scan = output.parent, header.path
+    _check_format(header, output, request)
     if not folder.is_dir():
         raise PlanError(f"the folder of the output does not exist: {folder}. Create it first")
     files = output_files(output, request)
-    written = (*files.values(), *gradient_files(scan, output, request).values())
-    beside = any(folder.resolve() == s.parent.resolve() and stem(output) == stem(s) for s in (scan, scan.resolve()))
-    if beside or any(path.exists() and path.samefile(scan) for path in written):
+    copies = gradient_files(scan, output, request) if header.format != "dicom" else {}
+    written = (*files.values(), *copies.values())
+    beside = header.format != "dicom" and any(
+        folder.resolve() == s.parent.resolve() and stem(output) == stem(s) for s in (scan, scan.resolve())
+    )
+    if beside or any(path.exists() and path.samefile(scan) for path in written) or _holds(output, scan):
         raise PlanError(
             f"output {display_name(output)} would replace the input or its sidecar; choose another name with -o"
         )
-    if not overwrite:
-        for path in written:
-            if path.exists() or path.is_symlink():
-                raise PlanError(f"{display_name(path)} exists; use --overwrite to replace it, or another name with -o")
+    for path in written:
+        if (path.exists() or path.is_symlink()) and not overwrite:
+            raise PlanError(f"{display_name(path)} exists; use --overwrite to replace it, or another name with -o")
+    if overwrite and is_series(output):
+        _check_replaceable(output, files["sidecar"])
     if not os.access(folder, os.W_OK):
         raise JobError(f"cannot write into {folder}: permission denied. Choose another place with -o")
     images = len(files.keys() - {"sidecar", "report"})
@@ -79,3 +101,53 @@ def check_output(scan: Path, output: Path, request: Request, output_bytes: int, 
     free = available_disk(folder)
     if free is not None and needed > free:
         raise PlanError(f"the output needs up to {gigabytes(needed)} of disk and {gigabytes(free)} is free in {folder}")
+
+
+def _check_format(header: Header, output: Path, request: Request) -> None:
+    """DICOM or NIfTI by the name of the output; only for what can become it."""
+    dicom, name = header.format == "dicom", display_name(output)
+    if dicom and request.dicom_template is not None:
+        raise ConfigError("--dicom-template: the input is DICOM itself, and its own tags are used")
+    if not is_series(output):
+        wanted = {
+            "--dicom-template": request.dicom_template is not None,
+            "--series-description": request.series_description is not None,
+            "--series-number": request.series_number is not None,
+            "--burn-in": request.burn_in,
+        }
+        given = [option for option, there in wanted.items() if there]
+        if given:
+            raise ConfigError(f"{', '.join(given)}: only for DICOM out, and {name} is NIfTI; name a folder with -o")
+        if output.is_dir():
+            raise PlanError(f"output {name}: a folder of that name is in the way; choose another name with -o")
+    elif not dicom and request.dicom_template is None:
+        raise PlanError(
+            f"output {name}: give a file that ends in .nii or .nii.gz; for a DICOM series also name the one that the "
+            "scan was made from with --dicom-template"
+        )
+
+
+def _holds(output: Path, scan: Path) -> bool:
+    """True when the input lies in the folder that is to be written."""
+    return is_series(output) and scan.resolve().is_relative_to(output.resolve())
+
+
+def _check_replaceable(output: Path, sidecar: Path) -> None:
+    """A folder is replaced only when it holds nothing but what its sidecar says medsr has written."""
+    if not os.path.lexists(output):
+        return
+    name = display_name(output)
+    if output.is_symlink() or not output.is_dir():
+        raise PlanError(f"{name} is no folder, and the output is one; choose another name with -o")
+    inside = [path.name for path in output.iterdir()]
+    try:
+        record = json.loads(sidecar.read_text(encoding="utf-8")) if inside else {}
+        known = record.get("note") == NOTE and record["files"]["volume"] == output.name
+        ours = not inside or (known and len(inside) <= int(record["series"]["instances"]))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        ours = False
+    if not ours or not all(re.fullmatch(r"IM\d{6}\.dcm", each) for each in inside):
+        raise PlanError(
+            f"the folder {name} holds more than a result of medsr, so it is not replaced; choose another name with -o, "
+            "or remove it yourself"
+        )

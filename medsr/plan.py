@@ -70,6 +70,8 @@ class Plan:
         """The plan as JSON values."""
         asked = {k: v for k, v in asdict(replace(self.request, target=None)).items() if k != "target"}
         asked["model"] = Path(self.request.model).name  # sidecars travel: no paths of this machine in them
+        if self.request.dicom_template is not None:
+            asked["dicom_template"] = self.request.dicom_template.name
         return {
             "input": self.path.name,
             "source": self.source.to_json(),
@@ -138,7 +140,7 @@ def make_plan(
     _check_machine(plan)
     if output is not None:
         size = 4 * _voxels(target) * _runs(header, request)
-        check_output(header.path, output, request, size, overwrite=overwrite)
+        check_output(header, output, request, size, overwrite=overwrite)
     return plan
 
 

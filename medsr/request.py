@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from medsr.card import ModelCard
@@ -41,6 +42,14 @@ class Request:
     volume: int | Literal["all"] | None = None
     prefer: Literal["sform", "qform"] | None = None
     assume_spacing: tuple[float, ...] | None = None
+    series: str | None = None  # of DICOM: UID, number, or either with a part (4/2)
+    deskew: bool = False  # slide the slices of a tilted gantry back
+    fill_gaps: bool = False  # interpolate missing slices
+    dicom_template: Path | None = None  # series that a NIfTI scan was made from; the output is DICOM then
+    series_description: str | None = None
+    series_number: int | None = None
+    keep_private: Literal["none"] = "none"
+    burn_in: bool = False  # a visible mark in the pixels of a DICOM output
     device: str = "auto"
     model: str = "medsr-base"
     threads: int | None = None

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import platform
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,13 +12,17 @@ import numpy as np
 from medsr.card import ModelCard, read_card
 from medsr.errors import InputError, PlanError
 from medsr.image.acquired import acquired_matrix, confirmed, crop_k_space
-from medsr.image.files import atomic_files, atomic_write
 from medsr.image.geometry import Geometry, slice_axis_by_spacing
 from medsr.image.header import Header
-from medsr.image.nifti import Scan, inspect, read_scan, read_scans, write
+from medsr.image.nifti import write
+from medsr.image.scan import Scan, inspect, read_scan, read_scans
 from medsr.image.volume import Modality, Volume
-from medsr.outputs import default_output, gradient_files, output_files
+from medsr.outputs import default_output, is_series
 from medsr.plan import Consistency, Plan, Request, SamplerName, make_plan
+from medsr.publish import Clock as Clock
+from medsr.publish import Processed as Processed
+from medsr.publish import Upscaled as Upscaled
+from medsr.publish import publish as publish
 
 if TYPE_CHECKING:
     from medsr.diffusion.model import Model
@@ -30,39 +30,35 @@ if TYPE_CHECKING:
 
 Progress = Callable[[str, float], None]  # name of the stage, share of it that is done
 
-MARK = "AI SR, not acquired. Research use only, not for diagnosis."
-
 
 @dataclass(frozen=True, eq=False)
-class Upscaled:
-    """What was done to one file.
+class Prepared:
+    """A scan that is read and planned, and waits for the network.
 
-    header: of the input, with what the voxels told. results: one per 3-D volume. files: as ``output_files``.
-    sidecar: the JSON as written.
+    tags: of the DICOM series whose tags the output will carry, or None. scans: the volumes, the first of them read.
     """
 
     header: Header
+    card: ModelCard
     plan: Plan
-    results: tuple[Result, ...]
-    files: dict[str, Path]
-    sidecar: dict[str, Any] = field(repr=False)
-
-    @property
-    def result(self) -> Result:
-        """The result of a 3-D file."""
-        return self.results[0]
+    output: Path
+    tags: Header | None
+    first: Scan
+    rest: Iterator[Scan]
+    clock: Clock
 
 
 def plan_file(
     path: Path, output: Path | None, request: Request, *, overwrite: bool = False, card: ModelCard | None = None
 ) -> tuple[Header, ModelCard, Plan]:
-    """The plan for a file, from headers alone; imports no torch.
+    """The plan for a scan, from headers alone; imports no torch.
 
     output: None stands for ``default_output``. card: that of ``request.model``, where it was read before.
     """
-    header = inspect(path, prefer=request.prefer, assume_spacing=request.assume_spacing)
+    header = _inspected(path, request)
     card = card or read_card(request.model)
-    plan = make_plan(header, request, card, output or default_output(path), overwrite=overwrite)
+    plan = make_plan(header, request, card, output or _default(header, request), overwrite=overwrite)
+    _tags(header, plan)
     return header, card, plan
 
 
@@ -74,57 +70,76 @@ def upscale_file(
     *,
     model: Model | None = None,
     overwrite: bool = False,
+    notes: Mapping[str, Any] | None = None,
 ) -> Upscaled:
-    """Upscale one NIfTI or MGH file to ``output`` (default ``<stem>_sr.nii.gz`` beside it) with a JSON sidecar.
+    """Upscale one scan to ``output``, with a JSON sidecar beside it.
 
+    path: a NIfTI or MGH file, or DICOM (a folder, a zip, a DICOMDIR, one file). output: a .nii or .nii.gz file, or a
+    folder for a DICOM series; default ``<stem>_sr.nii.gz`` or, for DICOM, the folder ``<stem>_sr`` beside the input.
     All files appear at the end, whole, the sidecar last; when anything fails or the run is interrupted, none does, and
     those that were there stay as they were. model: what ``load_for`` gave for this request, which spares loading it
-    for each of many files. Raises the kinds of medsr.errors.
+    for each of many files. notes: JSON values for the sidecar beside its own. Raises the kinds of medsr.errors.
     """
     request = request or Request()
     report = progress or _silent
+    card = model.card if model is not None else None
+    ready = prepare(path, output, request, report, card=card, overwrite=overwrite)
+    if model is None:
+        with ready.clock("load model"):
+            report("load model", 0.0)
+            model = load_for(request)
+    done = process(ready, model, report)
+    report("write", 0.0)
+    upscaled = publish(done, overwrite=overwrite, notes=notes)
+    report("write", 1.0)
+    return upscaled
+
+
+def prepare(
+    path: Path,
+    output: Path | None,
+    request: Request,
+    progress: Progress | None = None,
+    *,
+    card: ModelCard | None = None,
+    overwrite: bool = False,
+) -> Prepared:
+    """Inspect, plan and read a scan (of several volumes the first); every refusal of ``upscale_file`` but the model's.
+
+    The parameters are those of ``upscale_file``. No torch is imported.
+    """
     clock = Clock()
     with clock("inspect"):
-        card = model.card if model is not None else None
         header, card, plan = plan_file(path, output, request, overwrite=overwrite, card=card)
-    target = plan.output or default_output(path)
+    target = plan.output or _default(header, request)
     with clock("read"):
-        report("read", 0.0)
+        (progress or _silent)("read", 0.0)
         scans = _scans(header, request)
         first = next(scans)
         header, plan = _decided(first, header, request, card, target, overwrite=overwrite)
+        tags = _tags(header, plan)
+    return Prepared(header, card, plan, target, tags, first, scans, clock)
+
+
+def process(ready: Prepared, model: Model, progress: Progress | None = None) -> Processed:
+    """Run the network over every volume of a scan. Raises DeviceError, InputError."""
+    request, plan = ready.plan.request, ready.plan
     results: list[Result] = []
     masks = []
-    for index, scan in enumerate(_chain(first, scans)):
-        if model is None:
-            with clock("load model"):
-                report("load model", 0.0)
-                model = load_for(request)
-        inner = _part(report, index, header.volumes if request.volume == "all" else 1)
+    for index, scan in enumerate(_chain(ready.first, ready.rest)):
+        inner = _part(progress or _silent, index, ready.header.volumes if request.volume == "all" else 1)
         intensity = results[0].intensity if results else None
-        results.append(_one(scan.volume, plan, model, inner, clock, intensity=intensity))
+        results.append(_one(scan.volume, plan, model, inner, ready.clock, intensity=intensity))
         masks.append(scan.invalid_on(plan.target) if scan.invalid is not None else None)
         warnings = tuple(dict.fromkeys((*plan.warnings, *scan.warnings)))
         plan = replace(plan, warnings=warnings)
-    files = output_files(target, request)
-    copies = gradient_files(path, target, request)
-    made = [f for kind, f in files.items() if kind not in ("volume", "sidecar")]
-    with atomic_files([*made, *copies.values(), target, files["sidecar"]], overwrite=overwrite) as folder:
-        with clock("write"):
-            report("write", 0.0)
-            _write_maps(folder, files, results, header)
-            _copy_gradients(folder, copies)
-            description = _description(plan)
-            volumes = [r.volume for r in results]
-            write(folder / target.name, volumes, header=header, description=description, invalid=masks)
-        sidecar = _sidecar(plan, card, results, clock, files)
-        text = json.dumps(sidecar, indent=2, ensure_ascii=True, default=str) + "\n"
-        if "report" in files:
-            _write_report(folder / files["report"].name, first.volume, results[0], json.loads(text))
-        with atomic_write(folder / files["sidecar"].name) as stream:
-            stream.write(text.encode())
-    report("write", 1.0)
-    return Upscaled(header, plan, tuple(results), files, json.loads(text))
+    if ready.tags is not None and any(mask is not None and mask.any() for mask in masks):
+        filled = "DICOM cannot hold NaN: those voxels carry the values of their neighbours"
+        plan = replace(plan, warnings=(*plan.warnings, filled))
+    return Processed(
+        ready.header, ready.card, plan, ready.output, ready.tags, ready.first.volume, tuple(results), tuple(masks),
+        ready.clock,
+    )  # fmt: skip
 
 
 def load_for(request: Request) -> Model:
@@ -221,7 +236,7 @@ def degrade_file(
     if output.exists() and path.exists() and output.samefile(path):
         raise PlanError("the output is the input itself; choose another name with -o")
     header = inspect(path)
-    fine = read_scan(path, volume=volume, modality=modality, header=header)
+    fine = read_scan(header, volume=volume, modality=modality)
     generator = torch.Generator().manual_seed(seed_of(path.name))
     coarse = simulate(fine.volume, named, generator, slice_axis=header.slice_axis)
     write(output, coarse, header=header, mark="degraded, not acquired", description=protocol_name, overwrite=overwrite)
@@ -231,20 +246,39 @@ def degrade_file(
 # --- the steps -----------------------------------------------------------------------------------------------------
 
 
-class Clock:
-    """Seconds by stage; a stage entered again is added to."""
+def _inspected(path: Path, request: Request) -> Header:
+    template = request.dicom_template is not None  # then --series names a series of the template
+    return inspect(
+        path,
+        prefer=request.prefer,
+        assume_spacing=request.assume_spacing,
+        series=None if template else request.series,
+        deskew=request.deskew and not template,
+        fill_gaps=request.fill_gaps and not template,
+    )
 
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
 
-    @contextmanager
-    def __call__(self, stage: str) -> Iterator[None]:
-        """Count the time inside the block towards ``stage``."""
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
+def _default(header: Header, request: Request) -> Path:
+    return default_output(header.path, series=header.format == "dicom" or request.dicom_template is not None)
+
+
+def _tags(header: Header, plan: Plan) -> Header | None:
+    """The DICOM series whose tags the output carries: the input, or the template; None for a NIfTI output.
+
+    Raises InputError where the template is of another scan.
+    """
+    if plan.output is None or not is_series(plan.output):
+        return None
+    if plan.request.dicom_template is None:
+        return header
+    from medsr.image.dicom_write import check_template
+
+    request = plan.request
+    template = inspect(
+        Path(plan.request.dicom_template), series=request.series, deskew=request.deskew, fill_gaps=request.fill_gaps
+    )
+    check_template(plan.target, plan.modality, template)
+    return template
 
 
 def _silent(stage: str, share: float) -> None:
@@ -268,8 +302,8 @@ def _scans(header: Header, request: Request) -> Iterator[Scan]:
     if request.modality != "auto":
         modality = "CT" if request.modality == "ct" else "MR"
     if request.volume == "all":
-        return read_scans(header.path, modality=modality, header=header)
-    return iter([read_scan(header.path, volume=request.volume, modality=modality, header=header)])
+        return read_scans(header, modality=modality)
+    return iter([read_scan(header, volume=request.volume, modality=modality)])
 
 
 def _decided(
@@ -339,78 +373,3 @@ def _header_of(volume: Volume, slice_axis: int | None, slice_thickness: float | 
 
 def _numbers(value: float | tuple[float, ...] | None) -> tuple[float, ...] | None:
     return value if value is None or isinstance(value, tuple) else (float(value),)
-
-
-# --- the files -----------------------------------------------------------------------------------------------------
-
-
-def _write_maps(folder: Path, files: dict[str, Path], results: list[Result], header: Header) -> None:
-    """The maps that were asked for: standard deviation, and what was added beyond the scan."""
-    for kind in ("std", "detail"):
-        maps = [getattr(result, kind) for result in results]
-        if kind in files and all(m is not None for m in maps):
-            write(folder / files[kind].name, maps, header=header, estimate=kind)
-
-
-def _write_report(path: Path, scan: Volume, result: Result, sidecar: dict[str, Any]) -> None:
-    """The page about the run; of several volumes about the first."""
-    from medsr.page.scan import scan_report
-
-    html = scan_report(scan, result, sidecar)
-    with atomic_write(path) as stream:
-        stream.write(html.encode())
-
-
-def _copy_gradients(folder: Path, copies: dict[Path, Path]) -> None:
-    """The directions are in voxel axes, which stay the same."""
-    for source, copy in copies.items():
-        with atomic_write(folder / copy.name) as stream:
-            stream.write(source.read_bytes())
-
-
-def _description(plan: Plan) -> str:
-    factors = "x".join(f"{f:.3g}" for f in plan.factors)
-    return f"{plan.model} {factors}"
-
-
-def _sidecar(
-    plan: Plan, card: ModelCard, results: list[Result], clock: Clock, files: dict[str, Path]
-) -> dict[str, Any]:
-    """Everything that is needed to judge and to repeat the run, as JSON values."""
-    import torch
-
-    from medsr import __version__
-
-    first = results[0]
-    warnings = dict.fromkeys([*plan.warnings, *(w for r in results for w in r.warnings)])
-    each = [
-        {
-            "provenance": r.volume.provenance.to_json(),
-            "certificate": r.certificate.to_json(),
-            "evaluations": r.evaluations,
-            "seconds": {name: round(value, 3) for name, value in r.timings.items()},
-        }
-        for r in results
-    ]
-    return {
-        "note": MARK,
-        "files": {kind: path.name for kind, path in files.items()},
-        "plan": plan.to_json(),
-        "profiles": {
-            "ijk"[axis]: {"profile": str(p), "known": p.known, "evidence": p.evidence}
-            for axis, p in enumerate(plan.profiles)
-        },
-        **(each[0] if len(each) == 1 else {"volumes": each}),
-        "timings": {name: round(value, 3) for name, value in clock.seconds.items()},
-        "model": {"name": card.name, "version": card.version, "sha256": card.sha256, "use": card.intended_use},
-        "device": str(first.device),
-        "dtype": str(first.dtype),
-        "threads": first.threads,
-        "versions": {
-            "medsr": __version__,
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-            "python": platform.python_version(),
-        },
-        "warnings": list(warnings),
-    }

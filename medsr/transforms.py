@@ -14,7 +14,7 @@ from monai.transforms import MapTransform
 from medsr.degradation import Degradation
 from medsr.image.geometry import Geometry
 from medsr.image.intensity import CT_AIR_HU, Intensity, fit_intensity
-from medsr.image.nifti import read
+from medsr.image.scan import read
 from medsr.image.volume import Modality, Volume
 
 

@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from medsr.errors import InputError
 from medsr.image.acquired import acquired_matrix
 from medsr.image.files import display_name
 from medsr.image.header import Header
-from medsr.image.nifti import read
+from medsr.image.nifti_affine import Prefer
 from medsr.image.profile import is_thick_slice
-from medsr.outputs import stem
+from medsr.image.scan import inspect, is_dicom_path, read_scan
+from medsr.outputs import default_output, is_series
 from medsr.plan import Plan
 from medsr.run import Upscaled
 
@@ -57,10 +59,13 @@ def summary(done: Upscaled) -> str:
     """What was made of one scan: warnings, the file, its grid, the certificate."""
     plan, result = done.plan, done.result
     seconds = sum(done.sidecar["timings"].values())
+    series = done.sidecar.get("series")
     lines = [f"warning: {text}" for text in done.sidecar["warnings"]]
     lines.append(
         f"{one_line(done.files['volume'])}: {grid(plan.target.shape, plan.target.spacing)}, in {seconds:.1f} s"
     )
+    if series is not None:
+        lines.append(f"series {series['number']}: {one_line(series['description'])}, {series['instances']} instances")
     certificate = result.certificate
     unit = "" if certificate.residual_hu is None else f", {certificate.residual_hu:.2g} HU"
     known = "" if certificate.known else ", profile assumed"
@@ -81,8 +86,45 @@ def isotropic_command(scan: Path, header: Header, plan: Plan) -> str | None:
         or header.geometry.shape[header.slice_axis] < 2
     ):
         return None
-    output = scan.with_name(f"{stem(scan)}_iso.nii.gz")
-    return one_line(f"medsr upscale {shlex.quote(str(scan))} --isotropic -o {shlex.quote(str(output))}")
+    usual = default_output(scan, series=plan.output is not None and is_series(plan.output))
+    output = usual.with_name(usual.name.replace("_sr", "_iso"))
+    options = [f"--{name} {shlex.quote(str(v))}" for name in ("series",) if (v := getattr(plan.request, name))]
+    options += [f"--{name}" for name in ("deskew",) if getattr(plan.request, name)]
+    words = ["medsr upscale", shlex.quote(str(scan)), *options, "--isotropic -o", shlex.quote(str(output))]
+    return one_line(" ".join(words))
+
+
+def entries(
+    path: Path,
+    *,
+    voxels: bool = False,
+    prefer: Prefer | None = None,
+    assume_spacing: Sequence[float] | None = None,
+    series: str | None = None,
+    deskew: bool = False,
+    fill_gaps: bool = False,
+) -> list[dict[str, Any]]:
+    """What is known of the scans that a path leads to, as JSON values: one entry, or one for each series of DICOM.
+
+    Raises InputError where there is no scan, or none that ``series`` fits.
+    """
+    if not is_dicom_path(path) or series is not None:
+        header = inspect(
+            path, prefer=prefer, assume_spacing=assume_spacing, series=series, deskew=deskew, fill_gaps=fill_gaps
+        )
+        return [facts(header, voxels=voxels)]
+    from medsr.image.dicom_read import find_series, inspect_series
+
+    listed = []
+    for one in find_series(path):
+        if one.foreign is not None and one.fault is None:
+            listed.append({"file": str(path), "series": str(one), "uid": one.uid, "no_volume": one.foreign})
+            continue
+        try:
+            listed.append(facts(inspect_series(one, deskew=deskew, fill_gaps=fill_gaps), voxels=voxels))
+        except InputError as error:
+            listed.append({"file": str(path), "series": str(one), "uid": one.uid, "no_volume": str(error)})
+    return listed
 
 
 def facts(header: Header, *, voxels: bool) -> dict[str, Any]:
@@ -91,6 +133,7 @@ def facts(header: Header, *, voxels: bool) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "file": str(header.path),
         "format": header.format,
+        **_series_facts(header),
         "shape": list(geometry.shape),
         "volumes": header.volumes,
         "spacing_mm": [round(s, 6) for s in geometry.spacing],
@@ -108,11 +151,23 @@ def facts(header: Header, *, voxels: bool) -> dict[str, Any]:
         "warnings": list(header.warnings),
     }
     if voxels:
-        volume = read(header.path, volume=0 if header.volumes > 1 else None, header=header)
+        volume = read_scan(header, volume=0 if header.volumes > 1 else None).volume
         facts["modality"] = volume.modality
         if volume.modality == "MR":
             facts["acquired_by_spectrum"] = list(acquired_matrix(volume.array))
     return facts
+
+
+def _series_facts(header: Header) -> dict[str, Any]:
+    if header.format != "dicom":
+        return {}
+    series = header.extra.series
+    return {"series": str(series), "uid": series.uid}
+
+
+def entry_text(entry: dict[str, Any]) -> str:
+    """An entry of ``entries`` for people, one fact a line."""
+    return "\n".join(f"{name:<16} {plain(value)}" for name, value in entry.items() if value is not None)
 
 
 def one_line(value: object) -> str:

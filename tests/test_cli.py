@@ -190,6 +190,8 @@ def test_options_reach_the_request(run_cli, scan, tiny_model):
         "profile": "sinc,sinc,gauss:0.8", "consistency": "soft",
         "from_acquired": "off", "modality": "mr", "volume": 0, "prefer": "sform", "device": "cpu", "threads": 1,
         "scale": None, "isotropic": False, "assume_spacing": None, "model": tiny_model.name,
+        "series": None, "deskew": False, "fill_gaps": False, "dicom_template": None, "series_description": None,
+        "series_number": None, "keep_private": "none", "burn_in": False,
     }  # fmt: skip
     assert asked == expected
     assert names(scan.parent) == [scan.name], "a plan writes nothing"

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import medsr
-from medsr import run
+from medsr import publish, run
 from medsr.errors import InputError, JobError, PlanError
 from medsr.image.geometry import Geometry
 from medsr.image.volume import Volume
@@ -170,7 +170,7 @@ def test_a_failure_leaves_nothing(scan, tiny_model, monkeypatch, fails):
     def full(path, *args, **kwargs):
         raise JobError(f"cannot write {path.name}: the disk is full")
 
-    monkeypatch.setattr(run, "write" if fails == "write" else "atomic_write", full)
+    monkeypatch.setattr(publish, "write" if fails == "write" else "atomic_write", full)
     with pytest.raises(JobError, match="full"):
         upscale_file(scan, None, request(tiny_model))
     assert [p.name for p in scan.parent.iterdir()] == [scan.name]

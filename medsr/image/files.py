@@ -63,11 +63,12 @@ def atomic_write(path: Path, *, overwrite: bool = False) -> Iterator[BinaryIO]:
 def atomic_files(paths: Sequence[Path], *, overwrite: bool = False) -> Iterator[Path]:
     """Folder in which files are made, each by its final name; on leaving the block they appear under ``paths``.
 
-    paths: of one folder. The files appear in this order; the last one vouches for the others, so an old one of its
-    name goes first. Those that were not made are left out. The bytes lie in a hidden folder beside the outputs until
-    then and must have reached the disk, as those of ``atomic_write`` have. Whatever goes wrong, that folder is removed
-    and existing files stay as they were; one that a killed process left is removed by the next run. A symbolic link
-    is replaced, never written through: what it points to may belong to a data store, or be the input.
+    paths: of one folder; each a file, or a folder of files. They appear in this order; the last one vouches for the
+    others, so an old one of its name goes first. Those that were not made are left out. The bytes lie in a hidden
+    folder beside the outputs until then and must have reached the disk, as those of ``atomic_write`` have. Whatever
+    goes wrong, that folder is removed and existing files stay as they were; one that a killed process left is removed
+    by the next run. A symbolic link is replaced, never written through: what it points to may belong to a data store,
+    or be the input.
 
     Raises PlanError when a path exists and ``overwrite`` is false, also when it appears meanwhile; JobError when the
     operating system cannot write.
@@ -78,7 +79,7 @@ def atomic_files(paths: Sequence[Path], *, overwrite: bool = False) -> Iterator[
     with _staging(paths[-1]) as staging:
         yield staging
         made = [path for path in paths if (staging / path.name).exists()]
-        if len(made) > 1:
+        if len(made) > 1 or any((staging / path.name).is_dir() for path in made):
             _publish_all(staging, made, overwrite=overwrite)
         else:
             for path in made:
@@ -150,7 +151,7 @@ def _publish_all(staging: Path, paths: Sequence[Path], *, overwrite: bool) -> No
         if overwrite:
             for path in paths:
                 with contextlib.suppress(OSError):  # nothing there, or no hard links: then nothing can be put back
-                    os.link(path, old[path], follow_symlinks=False)
+                    _set_aside(path, old[path], folder=(staging / path.name).is_dir())
             with contextlib.suppress(OSError):
                 paths[-1].unlink()
         for path in paths:
@@ -158,18 +159,37 @@ def _publish_all(staging: Path, paths: Sequence[Path], *, overwrite: bool) -> No
     except BaseException:
         for path in paths:
             with contextlib.suppress(OSError):
+                ours = os.path.lexists(path) and os.path.samestat(path.lstat(), made[path])
+                if ours and path.is_dir():
+                    path.rename(staging / path.name)  # a folder cannot be replaced by the old one while it stands
                 if os.path.lexists(old[path]):
                     old[path].replace(path)
-                elif os.path.samestat(path.lstat(), made[path]):
+                elif ours and os.path.lexists(path):
                     path.unlink()
         raise
     finally:
         _unlock(lock)
 
 
+def _set_aside(path: Path, old: Path, *, folder: bool) -> None:
+    """Keep what is there until the new has taken its place: a file by a second name, a folder by moving it.
+
+    folder: what is to come is one; a file does not take a folder's place.
+    """
+    if folder and path.is_dir() and not path.is_symlink():
+        path.rename(old)
+    else:
+        os.link(path, old, follow_symlinks=False)
+
+
 def _publish(staging: Path, path: Path, *, overwrite: bool) -> None:
     temporary = staging / path.name
     try:
+        if temporary.is_dir():  # no hard links to folders; what was there has been set aside
+            if os.path.lexists(path):
+                raise _exists(path)
+            temporary.rename(path)
+            return
         if overwrite:
             temporary.replace(path)
             return

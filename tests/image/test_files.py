@@ -256,3 +256,68 @@ def test_name_stays_on_one_line() -> None:
     assert display_name(Path("/x/Schädel 1.nii")) == "Schädel 1.nii"
     assert display_name(Path("a\nb\x1b[31m.nii")) == "a\\nb\\x1b[31m.nii"
     assert display_name(Path("bad\udcff.nii")) == "bad\\udcff.nii"
+
+
+def write_folder(folder: Path, sidecar: Path, text: str, *, overwrite: bool, fails: bool = False) -> None:
+    with atomic_files([folder, sidecar], overwrite=overwrite) as staging:
+        (staging / folder.name).mkdir()
+        for number in range(3):
+            (staging / folder.name / f"{number}").write_text(text)
+        (staging / sidecar.name).write_text(text)
+        assert not folder.exists() or (folder / "0").read_text() != text
+        if fails:
+            raise KeyboardInterrupt
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {str(p.relative_to(folder)): p.read_text() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    folder, sidecar = tmp_path / "series", tmp_path / "series.json"
+    with pytest.raises(KeyboardInterrupt):
+        write_folder(folder, sidecar, "new", overwrite=False, fails=True)
+    assert list(tmp_path.iterdir()) == []
+    write_folder(folder, sidecar, "new", overwrite=False)
+    assert contents(tmp_path) == {"series/0": "new", "series/1": "new", "series/2": "new", "series.json": "new"}
+    with pytest.raises(PlanError, match="exists"):
+        write_folder(folder, sidecar, "newer", overwrite=False)
+    with pytest.raises(KeyboardInterrupt):
+        write_folder(folder, sidecar, "newer", overwrite=True, fails=True)
+    assert set(contents(tmp_path).values()) == {"new"}
+    (folder / "left over").write_text("old")
+    write_folder(folder, sidecar, "newer", overwrite=True)
+    assert contents(tmp_path) == {"series/0": "newer", "series/1": "newer", "series/2": "newer", "series.json": "newer"}
+
+
+@pytest.mark.parametrize("step", [0, 1])
+@pytest.mark.parametrize("there", [False, True])
+def test_interrupted_after_a_folder_took_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int, there: bool
+) -> None:
+    folder, sidecar = tmp_path / "series", tmp_path / "series.json"
+    if there:
+        write_folder(folder, sidecar, "old", overwrite=False)
+    before = contents(tmp_path)
+    publish, done = files._publish, []
+
+    def interrupted(staging: Path, path: Path, *, overwrite: bool) -> None:
+        if len(done) == step:
+            raise KeyboardInterrupt
+        publish(staging, path, overwrite=overwrite)
+        done.append(path)
+
+    monkeypatch.setattr(files, "_publish", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_folder(folder, sidecar, "new", overwrite=True)
+    assert contents(tmp_path) == before
+    assert folder.exists() == there
+
+
+def test_a_folder_takes_no_place_of_a_file(tmp_path: Path) -> None:
+    folder, sidecar = tmp_path / "series", tmp_path / "series.json"
+    with pytest.raises(PlanError, match="exists"), atomic_files([folder, sidecar], overwrite=True) as staging:
+        (staging / "series").mkdir()
+        (staging / "series.json").write_text("new")
+        folder.write_text("a file")
+    assert contents(tmp_path) == {"series": "a file"}
