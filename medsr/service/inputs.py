@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from medsr.errors import ConfigError, InputError, PlanError
 from medsr.image.files import display_name
+from medsr.request import Request
 from medsr.service.items import Found, Item, LeftOut, joined, output_of, printable
 from medsr.service.table import read_table
 from medsr.service.walk import is_hidden, walk
@@ -63,18 +64,18 @@ class SeriesFound:
         return wanted in {label, self.uid, self.identity, label if self.part is None else f"{label}/{self.part}"}
 
 
-def find_items(inputs: Sequence[Path], *, out: Path, series: str | None = None, modality: str = "auto") -> Found:
+def find_items(inputs: Sequence[Path], request: Request, *, out: Path) -> Found:
     """The scans that files, folders, zips and tables (.csv) lead to.
 
-    out: folder of the outputs, which is not searched. series: of DICOM only those that ``--series`` means. modality:
-    of the request; what is no MR or CT image by its tags is left out unless it says otherwise.
+    request: its ``series`` chooses among DICOM series; what is no MR or CT image by its tags is left out unless its
+    ``modality`` says otherwise. out: folder of the outputs, which is not searched.
 
     A scan that is named twice is one item. Names of scans begin with the name of their folder where several folders
     are given. Scans whose outputs would have one name are left out with exit code 4. Raises ConfigError for a table
     that cannot be meant; whatever else is wrong with one scan is a row of ``left_out``.
     """
     mentions = _mentions(inputs)
-    return without_collisions(joined(_expanded(m, out.resolve(), series, modality) for m in mentions))
+    return without_collisions(joined(_expanded(m, request, out.resolve()) for m in mentions))
 
 
 def _mentions(inputs: Sequence[Path]) -> list[Mention]:
@@ -116,10 +117,8 @@ def without_collisions(found: Found) -> Found:
 # --- one input -----------------------------------------------------------------------------------------------------
 
 
-def _expanded(mention: Mention, out: Path, series: str | None, modality: str) -> Found:
-    series = mention.options.get("series", series)
-    modality = mention.options.get("modality", modality)
-    search = _Search(mention, out, series, modality)
+def _expanded(mention: Mention, request: Request, out: Path) -> Found:
+    search = _Search(mention, replace(request, **mention.options), out)
     if mention.path.is_dir():
         return search.folder()
     if _is_dicom_file(mention.path):
@@ -135,12 +134,11 @@ def _is_dicom_file(path: Path) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class _Search:
-    """What is asked of one mention."""
+    """What is asked of one mention. request: with the options of its row."""
 
     mention: Mention
+    request: Request
     out: Path
-    series: str | None
-    modality: str
 
     def folder(self) -> Found:
         top, name = self.mention.path, self.mention.name
@@ -160,7 +158,7 @@ class _Search:
 
     def scan(self, path: Path, name: PurePosixPath, *, named: bool) -> Item:
         """A NIfTI or MGH file, or what the user takes for one."""
-        dicom = self.mention.options.get("dicom_template") is not None
+        dicom = self.request.dicom_template is not None
         return Item(
             printable(name),
             path.absolute(),
@@ -214,9 +212,10 @@ class _Search:
             shown = printable(full)
             if self._is_ours(one):
                 continue
-            if self.series is not None and not one.is_called(self.series):
-                left_out.append(LeftOut(shown, f"not the series that --series {self.series} means: {one.text}"))
-            elif one.no_image or (one.foreign is not None and self.modality == "auto"):
+            wanted = self.request.series
+            if wanted is not None and not one.is_called(wanted):
+                left_out.append(LeftOut(shown, f"not the series that --series {wanted} means: {one.text}"))
+            elif one.no_image or (one.foreign is not None and self.request.modality == "auto"):
                 left_out.append(LeftOut(shown, f"{one.text}: {one.fault or one.foreign}"))
             elif one.fault is not None:
                 left_out.append(LeftOut(shown, f"{one.text}: {one.fault}", InputError.exit_code))

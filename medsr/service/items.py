@@ -70,10 +70,9 @@ def request_of(item: Item, request: Request) -> Request:
 
     A row that names its own grid replaces the one of the command. Options of the other format do not apply.
     """
-    foreign = _OF_NIFTI if item.format == "dicom" else _OF_DICOM
     plain = Request()
-    if item.format == "nifti" and (request.dicom_template or item.options.get("dicom_template")):
-        foreign = ("series", "deskew", "fill_gaps")  # the output is DICOM
+    template = item.options.get("dicom_template", request.dicom_template)
+    foreign = _OF_NIFTI if item.format == "dicom" else _OF_DICOM if template is None else ()
     values = {name: getattr(plain, name) for name in foreign}
     if any(name in item.options for name in _GRID):
         values |= {name: getattr(plain, name) for name in _GRID}

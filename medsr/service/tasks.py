@@ -44,7 +44,9 @@ class Task:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Task:
         """What ``to_json`` made, after it has been through JSON."""
-        request = {k: tuple(v) if isinstance(v, list) else v for k, v in values["request"].items()}
+        request: dict[str, Any] = {
+            name: tuple(v) if isinstance(v, list) else v for name, v in values["request"].items()
+        }
         if request["dicom_template"] is not None:
             request["dicom_template"] = Path(request["dicom_template"])
         return cls(

@@ -31,14 +31,14 @@ def scan(path: Path) -> Path:
 
 
 def names(root: Path, out: Path | None = None) -> list[str]:
-    return [item.name for item in find_items([root], out=out or root / "out").items]
+    return [item.name for item in find_items([root], Request(), out=out or root / "out").items]
 
 
 def test_folder_is_mirrored(tmp_path: Path) -> None:
     for name in ("b/scan.nii.gz", "a/deep/scan.nii", "top.mgz"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    found = find_items([tmp_path], out=tmp_path / "out")
+    found = find_items([tmp_path], Request(), out=tmp_path / "out")
     assert {item.name: item.output for item in found.items} == {
         "a/deep/scan.nii": "a/deep/scan_sr.nii.gz",
         "b/scan.nii.gz": "b/scan_sr.nii.gz",
@@ -72,7 +72,7 @@ def test_loop_of_links_ends_and_linked_folders_are_followed(tmp_path: Path) -> N
 
 def test_scan_named_twice_is_one_item(tmp_path: Path) -> None:
     first = scan(tmp_path / "sub/a.nii.gz")
-    found = find_items([first, tmp_path / "sub", first], out=tmp_path / "out")
+    found = find_items([first, tmp_path / "sub", first], Request(), out=tmp_path / "out")
     assert [item.name for item in found.items] == ["a.nii.gz"]
     assert found.items[0].named
 
@@ -80,14 +80,14 @@ def test_scan_named_twice_is_one_item(tmp_path: Path) -> None:
 def test_outputs_of_one_name_are_refused_whatever_the_order(tmp_path: Path) -> None:
     paths = [scan(tmp_path / name) for name in ("a.nii", "a.nii.gz", "b.nii.gz")]
     for order in (paths, paths[::-1], [tmp_path]):
-        found = find_items(order, out=tmp_path / "out")
+        found = find_items(order, Request(), out=tmp_path / "out")
         assert [item.name for item in found.items] == ["b.nii.gz"]
         assert {(row.name, row.exit_code) for row in found.left_out} == {("a.nii", 4), ("a.nii.gz", 4)}
 
 
 def test_several_folders_keep_their_names_apart(tmp_path: Path) -> None:
     scan(tmp_path / "one/a.nii.gz"), scan(tmp_path / "two/a.nii.gz")
-    found = find_items([tmp_path / "one", tmp_path / "two"], out=tmp_path / "out")
+    found = find_items([tmp_path / "one", tmp_path / "two"], Request(), out=tmp_path / "out")
     assert [item.output for item in found.items] == ["one/a_sr.nii.gz", "two/a_sr.nii.gz"]
 
 
@@ -95,13 +95,13 @@ def test_several_folders_keep_their_names_apart(tmp_path: Path) -> None:
 def test_closed_folder_is_a_row(tmp_path: Path) -> None:
     scan(tmp_path / "a.nii.gz")
     (tmp_path / "closed").mkdir(mode=0)
-    found = find_items([tmp_path], out=tmp_path / "out")
+    found = find_items([tmp_path], Request(), out=tmp_path / "out")
     assert [(row.name, row.exit_code) for row in found.left_out] == [("closed", 3)]
 
 
 def test_folder_without_scans_says_so(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("nothing")
-    (row,) = find_items([tmp_path], out=tmp_path / "out").left_out
+    (row,) = find_items([tmp_path], Request(), out=tmp_path / "out").left_out
     assert row.exit_code == 3
     assert "holds no scan" in row.reason
 
@@ -116,7 +116,7 @@ def test_names_are_one_printable_line(tmp_path_factory: pytest.TempPathFactory, 
     folder = tmp_path_factory.mktemp("names")
     path = folder / f"x{text}.nii.gz"
     path.touch()
-    (item,) = find_items([folder], out=folder / "out").items
+    (item,) = find_items([folder], Request(), out=folder / "out").items
     assert item.name.isprintable()
     assert item.name.encode()
     assert item.path == path
@@ -125,7 +125,7 @@ def test_names_are_one_printable_line(tmp_path_factory: pytest.TempPathFactory, 
 def test_bytes_that_are_no_text_keep_their_path(tmp_path: Path) -> None:
     path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/sc\xffan.nii.gz"))
     path.touch()
-    (item,) = find_items([tmp_path], out=tmp_path / "out").items
+    (item,) = find_items([tmp_path], Request(), out=tmp_path / "out").items
     assert item.name == r"sc\udcffan.nii.gz"
     assert os.fsencode(item.path).endswith(b"sc\xffan.nii.gz")
 
@@ -145,7 +145,7 @@ def test_dicom_tree_gives_a_series_each(tmp_path: Path) -> None:
         ds.ImageType = ["ORIGINAL", "PRIMARY", "LOCALIZER"]
     save(tmp_path / "p2", localizer)
     scan(tmp_path / "p3/t1.nii.gz")
-    found = find_items([tmp_path], out=tmp_path / "out")
+    found = find_items([tmp_path], Request(), out=tmp_path / "out")
     by_name = {item.name.rsplit("/", 1)[0]: item for item in found.items}
     assert sorted(by_name) == ["p1/ct", "p1/mr", "p3"]
     ct = by_name["p1/ct"]
@@ -160,7 +160,7 @@ def test_dicom_tree_gives_a_series_each(tmp_path: Path) -> None:
 def test_two_series_in_one_folder_are_two_items(tmp_path: Path) -> None:
     save(tmp_path, Phantom(series=4).classic(), "A")
     save(tmp_path, Phantom(modality="MR", series=4).classic(), "B")
-    found = find_items([tmp_path], out=tmp_path / "out")
+    found = find_items([tmp_path], Request(), out=tmp_path / "out")
     assert len({item.output for item in found.items}) == len(found.items) == len({i.series for i in found.items})
 
 
@@ -169,7 +169,7 @@ def test_series_spread_over_folders_is_put_together(tmp_path: Path) -> None:
     save(tmp_path / "study/a", slices[:3])
     save(tmp_path / "study/b", slices[3:])
     save(tmp_path / "other/c", Phantom(modality="MR", series=5).classic())
-    found = find_items([tmp_path], out=tmp_path / "out")
+    found = find_items([tmp_path], Request(), out=tmp_path / "out")
     assert {item.path for item in found.items} == {tmp_path / "study", tmp_path / "other/c"}
 
 
@@ -178,7 +178,7 @@ def test_damaged_slice_fails_its_series_and_no_other(tmp_path: Path) -> None:
     folder = save(tmp_path / "bad", Phantom(modality="MR", series=5).classic())
     first = min(folder.iterdir())
     first.write_bytes(first.read_bytes()[:140])
-    found = find_items([tmp_path], out=tmp_path / "out")
+    found = find_items([tmp_path], Request(), out=tmp_path / "out")
     assert [item.path for item in found.items] == [tmp_path / "good"]
     assert [row.exit_code for row in found.left_out] == [3]
 
@@ -191,7 +191,7 @@ def test_zip_beside_scans(tmp_path: Path) -> None:
             archive.write(file, f"deep/{file.name}")
     with zipfile.ZipFile(tmp_path / "in/code.zip", "w") as archive:
         archive.writestr("readme.txt", "no scan")
-    found = find_items([tmp_path / "in"], out=tmp_path / "out")
+    found = find_items([tmp_path / "in"], Request(), out=tmp_path / "out")
     (item,) = found.items
     assert item.path == tmp_path / "in/study.zip"
     assert item.name.startswith("study.zip/series-4-")
@@ -201,7 +201,7 @@ def test_zip_beside_scans(tmp_path: Path) -> None:
 def test_series_option_leaves_the_others_out(tmp_path: Path) -> None:
     save(tmp_path, Phantom(series=4).classic(), "A")
     save(tmp_path, Phantom(modality="MR", series=5).classic(), "B")
-    found = find_items([tmp_path], out=tmp_path / "out", series="5")
+    found = find_items([tmp_path], Request(series="5"), out=tmp_path / "out")
     assert [series_number(item.name) for item in found.items] == ["5"]
     assert [row.exit_code for row in found.left_out] == [0]
 
@@ -209,7 +209,7 @@ def test_series_option_leaves_the_others_out(tmp_path: Path) -> None:
 def test_output_inside_the_input_is_not_read_as_dicom(tmp_path: Path) -> None:
     save(tmp_path / "in", Phantom(series=4).classic())
     save(tmp_path / "in/out/x_sr", Phantom(modality="MR", series=401).classic())
-    found = find_items([tmp_path / "in"], out=tmp_path / "in/out")
+    found = find_items([tmp_path / "in"], Request(), out=tmp_path / "in/out")
     assert [series_number(item.name) for item in found.items] == ["4"]
     assert found.left_out == ()
 
@@ -226,7 +226,7 @@ def table(folder: Path, text: str) -> Path:
 def test_table_gives_options_by_row(tmp_path: Path) -> None:
     scan(tmp_path / "a/x.nii.gz"), scan(tmp_path / "a/y.nii.gz")
     path = table(tmp_path, "path,modality,scale,texture,uncertainty\na/x.nii.gz,MR,2x2x1,,yes\na/y.nii.gz,,,0.5,\n")
-    first, second = find_items([path], out=tmp_path / "out").items
+    first, second = find_items([path], Request(), out=tmp_path / "out").items
     assert (first.name, first.options) == ("a/x.nii.gz", {"modality": "mr", "scale": (2, 2, 1), "uncertainty": True})
     assert second.options == {"texture": 0.5}
     asked = Request(isotropic=True, seed=3)
@@ -237,7 +237,7 @@ def test_table_gives_options_by_row(tmp_path: Path) -> None:
 def test_row_of_a_folder_and_a_series(tmp_path: Path) -> None:
     save(tmp_path / "study", Phantom(series=4).classic(), "A")
     save(tmp_path / "study", Phantom(modality="MR", series=5).classic(), "B")
-    (item,) = find_items([table(tmp_path, "path,series,deskew\nstudy,5,true\n")], out=tmp_path / "out").items
+    (item,) = find_items([table(tmp_path, "path,series,deskew\nstudy,5,true\n")], Request(), out=tmp_path / "out").items
     assert series_number(item.name) == "5"
     request = request_of(item, Request(prefer="sform"))
     assert (request.series, request.deskew, request.prefer) == (item.series, True, None)
@@ -268,6 +268,6 @@ def test_bad_table_is_refused_with_every_bad_row(tmp_path: Path, text: str, said
 
 def test_scan_with_two_sets_of_options_is_refused(tmp_path: Path) -> None:
     path = scan(tmp_path / "x.nii.gz")
-    found = find_items([path, table(tmp_path, "path,scale\nx.nii.gz,3\n")], out=tmp_path / "out")
+    found = find_items([path, table(tmp_path, "path,scale\nx.nii.gz,3\n")], Request(), out=tmp_path / "out")
     assert found.items == ()
     assert [row.exit_code for row in found.left_out] == [4]
