@@ -128,7 +128,7 @@ def info(
     Of a DICOM folder every series is listed: those that are volumes with their grid, the others with the reason.
     """
     from medsr.errors import MedsrError
-    from medsr.wording import entries, entry_text
+    from medsr.wording import entries, entries_text
 
     found: list[dict[str, Any]] = []
     code = 0
@@ -141,8 +141,8 @@ def info(
                 _fail(str(error))
                 continue
         found += listed
-        for entry in listed if not as_json else ():
-            _say(entry_text(entry) + "\n")
+        if not as_json:
+            _say(entries_text(listed) + "\n")
     if as_json:
         _say(json.dumps(found, indent=2))
     return code
@@ -240,14 +240,21 @@ def model_info(name: str) -> None:
 
 
 @cli.command()
-@click.option("--real", is_flag=True, help="Use the MNI152 template that nilearn carries (pip install 'medsr[demo]').")
+@click.option(
+    "--real",
+    type=click.Choice(["mr", "ct"]),
+    is_flag=False,
+    flag_value="mr",
+    help="Instead of the phantom, mr: the MNI152 template of nilearn (pip install 'medsr[demo]'); ct: a DICOM slice "
+    "of pydicom.",
+)
 @click.option("-o", "--output", type=AnyPath, default=Path("demo_output"), show_default=True, help="Folder to write.")
 @click.option("--model", "model_name", default="medsr-base", show_default=True, help="Name of a model, or a file.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
 @click.option("-q", "--quiet", is_flag=True, help="Print the result only.")
 @click.option("-v", "--verbose", is_flag=True, help="Print the traceback of an unexpected error.")
 def demo(
-    real: bool,
+    real: Any,
     output: Path,
     model_name: str,
     device: str,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from medsr.errors import InputError
 from medsr.image.acquired import acquired_matrix
@@ -17,6 +17,9 @@ from medsr.image.scan import inspect, is_dicom_path, read_scan
 from medsr.outputs import default_output, is_series
 from medsr.plan import Plan
 from medsr.run import Upscaled
+
+if TYPE_CHECKING:
+    from medsr.image.dicom_series import Series
 
 
 def plan_text(plan: Plan, header: Header) -> str:
@@ -117,13 +120,18 @@ def entries(
 
     listed = []
     for one in find_series(path):
-        if one.foreign is not None and one.fault is None:
-            listed.append({"file": str(path), "series": str(one), "uid": one.uid, "no_volume": one.foreign})
-            continue
+        reason = one.foreign if one.fault is None else None
         try:
-            listed.append(facts(inspect_series(one, deskew=deskew, fill_gaps=fill_gaps), voxels=voxels))
+            entry = facts(inspect_series(one, deskew=deskew, fill_gaps=fill_gaps), voxels=False)
         except InputError as error:
-            listed.append({"file": str(path), "series": str(one), "uid": one.uid, "no_volume": str(error)})
+            entry = {"file": str(path), "format": "dicom", **_series_facts(one)}
+            reason = str(error).partition(f"{one.label}: ")[2] or str(error)
+        entry |= {"no_volume": reason} if reason else {}
+        listed.append(entry)
+    if voxels:
+        raise InputError(
+            f"{display_name(path)} holds {len(listed)} series; choose one with --series to read its voxels"
+        )
     return listed
 
 
@@ -133,7 +141,7 @@ def facts(header: Header, *, voxels: bool) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "file": str(header.path),
         "format": header.format,
-        **_series_facts(header),
+        **(_series_facts(header.extra.series) if header.format == "dicom" else {}),
         "shape": list(geometry.shape),
         "volumes": header.volumes,
         "spacing_mm": [round(s, 6) for s in geometry.spacing],
@@ -158,16 +166,24 @@ def facts(header: Header, *, voxels: bool) -> dict[str, Any]:
     return facts
 
 
-def _series_facts(header: Header) -> dict[str, Any]:
-    if header.format != "dicom":
-        return {}
-    series = header.extra.series
-    return {"series": str(series), "uid": series.uid}
+def _series_facts(series: Series) -> dict[str, Any]:
+    return {"series": series.label, "description": series.description, "size": str(series), "uid": series.uid}
 
 
-def entry_text(entry: dict[str, Any]) -> str:
-    """An entry of ``entries`` for people, one fact a line."""
-    return "\n".join(f"{name:<16} {plain(value)}" for name, value in entry.items() if value is not None)
+def entries_text(found: Sequence[dict[str, Any]]) -> str:
+    """Entries for people: of one scan a fact a line, of several series a line each."""
+    if len(found) == 1:
+        return "\n".join(f"{name:<16} {plain(value)}" for name, value in found[0].items() if value is not None)
+    volumes = sum("no_volume" not in entry for entry in found)
+    lines = [f"{found[0]['file']}: {len(found)} series, {volumes} of them volumes"]
+    for entry in found:
+        what = f"no volume: {entry['no_volume']}" if "no_volume" in entry else _grid_of(entry)
+        lines.append(f"  {one_line(entry['size'])}: {one_line(what)}")
+    return "\n".join(lines)
+
+
+def _grid_of(entry: dict[str, Any]) -> str:
+    return f"{grid(entry['shape'], entry['spacing_mm'])}, {entry['axes']}"
 
 
 def one_line(value: object) -> str:

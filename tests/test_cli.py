@@ -312,6 +312,18 @@ def test_demo_real_names_its_extra(run_cli, tmp_path, tiny_model):
         assert "mni152.png" in names(tmp_path)
 
 
+def test_demo_with_a_dicom_slice_of_pydicom(run_cli, tmp_path, tiny_model):
+    done = run_cli("demo", "--real", "ct", "--model", tiny_model, "-o", tmp_path / "out", "-q")
+    assert done.returncode == 0, done.stderr
+    assert "64 x 64 x 1 to 128 x 128 x 1" in done.stdout
+    assert names(tmp_path / "out") == [
+        "ct_small.png",
+        "ct_small_coarse.nii.gz",
+        "ct_small_sr.json",
+        "ct_small_sr.nii.gz",
+    ]
+
+
 def test_train(run_cli, data_dir, tmp_path):
     environment = {"MEDSR_DATA": str(data_dir)}
     done = run_cli("train", config_path("base.yaml"), "--dry-run", "--set", "seed=3", cwd=tmp_path, env=environment)

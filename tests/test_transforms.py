@@ -15,6 +15,8 @@ from medsr.errors import InputError
 from medsr.image.geometry import Geometry
 from medsr.image.intensity import fit_intensity
 from medsr.transforms import Degraded, LoadVolumed, Normalised, VolumeReader
+from tests.image.dicom_phantom import Phantom
+from tests.image.dicom_phantom import save as save_dicom
 
 AFFINE = np.array([[-1.0, 0.1, 0.0, 30], [0.1, 1.0, 0.2, -40], [0.0, -0.2, 3.0, 7], [0, 0, 0, 1]])
 AFFINE[:3, :3] = np.linalg.qr(AFFINE[:3, :3])[0] * [1.0, 1.2, 3.0]
@@ -54,6 +56,22 @@ def test_a_refused_file_stays_refused(four_dimensional):
     assert LoadImage()(four_dimensional).shape == (8, 8, 6, 4)
     with pytest.raises(InputError, match="4-D"):
         LoadImage()(four_dimensional, reader=VolumeReader())
+
+
+def test_dicom_by_the_same_reader(tmp_path):
+    """A folder of slices as one image; MONAI's own reader takes one with a slice missing without a word."""
+    phantom = Phantom("CT")
+    folder = save_dicom(tmp_path / "series", phantom.classic())
+    image = LoadImage(image_only=True)(folder, reader=VolumeReader())
+    np.testing.assert_array_equal(image, phantom.values)
+    np.testing.assert_allclose(image.affine, phantom.affine, atol=1e-4)
+    assert image.meta["modality"] == "CT"
+    load = LoadVolumed("image")
+    np.testing.assert_array_equal(load({"image": folder})["image"][0], phantom.values)
+    (folder / "IM3.dcm").unlink()
+    assert LoadImage(image_only=True, reader="PydicomReader")(folder).shape == (5, 6, 6)
+    with pytest.raises(InputError, match="missing"):
+        LoadImage()(folder, reader=VolumeReader())
 
 
 def test_the_reader_passes_its_options_on(four_dimensional):
