@@ -87,19 +87,32 @@ class VolumeReader(ImageReader):
     """medsr's reader for MONAI: ``LoadImage()(path, reader=VolumeReader())``.
 
     Give it in the call, not in LoadImage's constructor: there MONAI falls back to its own readers, without a word,
-    when this one refuses a file.
+    when this one refuses a file. The parameters are those of ``medsr.read``.
     """
+
+    def __init__(
+        self,
+        *,
+        volume: int | None = None,
+        modality: Modality | None = None,
+        series: str | int | None = None,
+        deskew: bool = False,
+        fill_gaps: bool = False,
+    ) -> None:
+        self._options = {
+            "volume": volume, "modality": modality, "series": series, "deskew": deskew, "fill_gaps": fill_gaps,
+        }  # fmt: skip
 
     def verify_suffix(self, filename: Sequence[Any] | Any) -> bool:  # noqa: ARG002 (MONAI's signature)
         """Any file: ``read`` decides, and says why when it refuses."""
         return True
 
     def read(self, data: Sequence[Any] | Any, **kwargs: Any) -> Volume:  # MONAI's signature
-        """One volume from one path; keyword arguments go to ``medsr.read``."""
+        """One volume from one path; keyword arguments go to ``medsr.read`` before those of the constructor."""
         paths: Sequence[Any] = data if isinstance(data, list | tuple) else [data]
         if len(paths) != 1:
             raise ValueError(f"VolumeReader reads one scan at a time, not {len(paths)}")
-        return read(Path(paths[0]), **kwargs)
+        return read(Path(paths[0]), **{**self._options, **kwargs})
 
     def get_data(self, img: Volume) -> tuple[np.ndarray, dict[str, Any]]:
         """(I, J, K) array and meta data."""

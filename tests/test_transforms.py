@@ -68,6 +68,14 @@ def test_dicom_by_the_same_reader(tmp_path):
     assert image.meta["modality"] == "CT"
     load = LoadVolumed("image")
     np.testing.assert_array_equal(load({"image": folder})["image"][0], phantom.values)
+    other = Phantom("MR", series=4)
+    save_dicom(folder.parent / "series", other.classic(), prefix="MR")
+    with pytest.raises(InputError, match="--series"):
+        LoadImage()(folder, reader=VolumeReader())
+    chosen = LoadImage(image_only=True)(folder, reader=VolumeReader(series=4))
+    np.testing.assert_array_equal(chosen, other.values)
+    for path in folder.glob("MR*"):
+        path.unlink()
     (folder / "IM3.dcm").unlink()
     assert LoadImage(image_only=True, reader="PydicomReader")(folder).shape == (5, 6, 6)
     with pytest.raises(InputError, match="missing"):
