@@ -1,0 +1,120 @@
+"""What a derived series takes over from its source, slice by slice, whatever kind of file the source is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+from pydicom.dataelem import DataElement
+from pydicom.dataset import Dataset
+
+from medsr.errors import InputError
+from medsr.image.dicom_attributes import Level, modules_of
+from medsr.image.dicom_classic import as_classic, is_flat
+from medsr.image.dicom_copy import Copier
+from medsr.image.dicom_frames import Frame
+from medsr.image.dicom_inspect import Stack
+from medsr.image.dicom_tags import tag_of
+from medsr.image.volume import Modality
+
+Elements = dict[str, DataElement]  # by keyword
+
+_GATED = {"CG", "PPG"}  # scan options under which a trigger time belongs to an MR image
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """Slices of one volume of a source. frames: in slice order. datasets: of their files, by id of the frame's head."""
+
+    frames: tuple[Frame, ...]
+    datasets: dict[int, Dataset]
+    deskewed: bool
+    copier: Copier
+    _flat: dict[int, Dataset] = field(default_factory=dict)
+
+    def dataset(self, k: int) -> Dataset:
+        """Attributes of source slice k as those of a classic file."""
+        if k not in self._flat:
+            frame = self.frames[k]
+            dataset = self.datasets[id(frame.head)]
+            self._flat[k] = dataset if is_flat(dataset) else as_classic(dataset, frame.index, frame.head.name)
+        return self._flat[k]
+
+    def copied(self, k: int, modality: Modality, level: Level) -> Elements:
+        """What is copied of one level's attributes of source slice k; type 2 is there and empty where it lacks them."""
+        dataset, name = self.dataset(k), self.frames[k].head.name
+        found: Elements = {}
+        for module in modules_of(modality):
+            if module.level != level:
+                continue
+            read = {keyword: self.copier.element(dataset, keyword, name) for keyword in module.copied}
+            own = {keyword: element for keyword, element in read.items() if element is not None}
+            if own or not module.optional:
+                own |= {keyword: _made(keyword, None) for keyword in module.required if keyword not in own}
+            found |= own
+        return self._consistent(found, k, modality) if level == "slice" else found
+
+    def _consistent(self, found: Elements, k: int, modality: Modality) -> Elements:
+        """Attributes that only hold together, or under a condition (types 1C and 2C)."""
+        if modality == "MR":
+            _complete_mr(found)
+        if self.deskewed:
+            found.pop("GantryDetectorTilt", None)
+        if "MultienergyCTAcquisitionSequence" not in found:
+            found.pop("MultienergyCTAcquisition", None)
+        turned = modality == "MR" and self.frames[k].layout.photometric == "MONOCHROME1"
+        window = [found.get(keyword) for keyword in ("WindowCenter", "WindowWidth")]
+        count = {0 if element is None else element.VM for element in window}
+        if turned or 0 in count or len(count) != 1:
+            # The window of a negative says nothing of the positive.
+            for keyword in ("WindowCenter", "WindowWidth", "WindowCenterWidthExplanation", "VOILUTFunction"):
+                found.pop(keyword, None)
+        elif "WindowCenterWidthExplanation" in found and found["WindowCenterWidthExplanation"].VM not in count:
+            del found["WindowCenterWidthExplanation"]
+        return found
+
+
+def _complete_mr(found: Elements) -> None:
+    if "ScanningSequence" not in found:
+        found["ScanningSequence"] = _made("ScanningSequence", "RM")  # of type 1: research mode, for want of a better
+    if "SequenceVariant" not in found:
+        found["SequenceVariant"] = _made("SequenceVariant", "NONE")
+    if "IR" in _words(found["ScanningSequence"]) and "InversionTime" not in found:
+        found["InversionTime"] = _made("InversionTime", None)
+    if _GATED & set(_words(found["ScanOptions"])) and "TriggerTime" not in found:
+        found["TriggerTime"] = _made("TriggerTime", None)
+
+
+def _words(element: DataElement) -> list[str]:
+    return [str(v) for v in element.value] if element.VM > 1 else [str(element.value)]
+
+
+@lru_cache(maxsize=256)
+def _made(keyword: str, value: str | None) -> DataElement:
+    return one(keyword, value)[keyword]
+
+
+def one(keyword: str, value: str | list[str] | None) -> Elements:
+    """A single element."""
+    ds = Dataset()
+    setattr(ds, keyword, value)
+    return {keyword: ds[tag_of(keyword)]}
+
+
+def sources_of(stack: Stack, volumes: Sequence[int]) -> list[Source]:
+    """Sources of some volumes of a series, by number. Raises InputError for a damaged file, or one without a study."""
+    copier = Copier()
+    found = []
+    for number in volumes:
+        frames = stack.series.volumes[number]
+        heads = dict.fromkeys(id(frame.head) for frame in frames)
+        datasets = dict(zip(heads, stack.datasets(number), strict=True))
+        found.append(Source(frames, datasets, stack.deskewed, copier))
+    first = found[0]
+    if not first.dataset(0).get("StudyInstanceUID"):
+        raise InputError(
+            f"{first.frames[0].head.name} has no StudyInstanceUID, so a series made from it would belong to no study; "
+            "write NIfTI (-o NAME.nii.gz)"
+        )
+    return found

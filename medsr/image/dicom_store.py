@@ -1,0 +1,121 @@
+"""From the values of a result to 16-bit samples and their scale: nothing is clipped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medsr.errors import JobError
+from medsr.image.dicom_frames import Frame
+from medsr.image.volume import Array, Modality, Volume
+
+Samples = NDArray[np.int16] | NDArray[np.uint16]
+
+_STEPS = 1 << 16
+_ROUGH = 64  # steps of the scale over all values: fewer, and rounding shows
+_FINE = 1024
+_SLAB = 16  # slices turned at a time: a cache line of float32 where k is the fastest axis
+_THREADS = 8
+
+
+@dataclass(frozen=True)
+class Scale:
+    """values = slope * stored + intercept; stored samples have 16 bits."""
+
+    slope: float
+    intercept: float
+    signed: bool
+
+    @property
+    def ends(self) -> tuple[int, int]:
+        """Smallest and largest sample."""
+        return (-(_STEPS >> 1), (_STEPS >> 1) - 1) if self.signed else (0, _STEPS - 1)
+
+    def holds(self, low: float, high: float) -> bool:
+        """True when both values can be stored."""
+        first, last = self.ends
+        return bool(np.rint((low - self.intercept) / self.slope) >= first) and bool(
+            np.rint((high - self.intercept) / self.slope) <= last
+        )
+
+    @property
+    def plain(self) -> bool:
+        """True when samples are values."""
+        return self.slope == 1 and self.intercept == 0
+
+
+def scale_of(volumes: Sequence[Volume], frames: Sequence[Frame]) -> Scale:
+    """One scale for all volumes of a series. frames: of the source.
+
+    CT: whole HU, signed, intercept 0; unsigned with an intercept beyond that. MR: the finest slope among the source's
+    frames, and its intercept and sign where the values fit; doubled until they fit, halved where the values span so few
+    steps that rounding would show (a result that is not in the template's units). Raises JobError for values that
+    no scale holds.
+    """
+    low, high = _span(volumes)
+    if volumes[0].modality == "CT":
+        candidates = [Scale(1.0, 0.0, signed=True), Scale(1.0, float(np.floor(low)), signed=False)]
+        return _first(candidates, low, high, "whole HU")
+    slope = min(abs(frame.slope) for frame in frames)
+    if (high - low) / slope < _ROUGH:
+        slope *= 2.0 ** -np.ceil(np.log2(_FINE * slope / max(high - low, 1e-30)))
+    while (high - low) / slope > _STEPS - 2:
+        slope *= 2
+    intercept = next((frame.inter for frame in frames if abs(frame.slope) == slope), 0.0)
+    signed = frames[0].layout.signed
+    candidates = [
+        Scale(slope, start, sign) for start in dict.fromkeys((intercept, 0.0)) for sign in (signed, not signed)
+    ]
+    return _first([*candidates, Scale(slope, low, signed=False)], low, high, "16 bits")
+
+
+def _first(candidates: Sequence[Scale], low: float, high: float, what: str) -> Scale:
+    for scale in candidates:
+        if scale.holds(low, high):
+            return scale
+    raise JobError(f"values from {low:g} to {high:g} cannot be stored as DICOM in {what}; write NIfTI (-o NAME.nii.gz)")
+
+
+def _span(volumes: Sequence[Volume]) -> tuple[float, float]:
+    ends = np.array([(float(v.array.min()), float(v.array.max())) for v in volumes])
+    if not np.isfinite(ends).all():
+        raise JobError("the series was not written: the result holds NaN or Inf, a fault of medsr")
+    return float(ends[:, 0].min()), float(ends[:, 1].max())
+
+
+def stored(array: Array, scale: Scale) -> Samples:
+    """(K, rows, columns) little-endian samples of an array (I, J, K), rounded to the nearest step."""
+    ni, nj, nk = array.shape
+    out = np.empty((nk, nj, ni), "<i2" if scale.signed else "<u2")
+
+    def fill(part: slice) -> None:
+        values = array[:, :, part]
+        if not scale.plain:
+            values = (values.astype(np.float64) - scale.intercept) / scale.slope
+        np.rint(values.transpose(2, 1, 0), out=out[part], casting="unsafe")
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        list(pool.map(fill, _slabs(nk)))
+    return out
+
+
+def _slabs(count: int) -> Iterator[slice]:
+    return (slice(k, min(k + _SLAB, count)) for k in range(0, count, _SLAB))
+
+
+def padding_in(volumes: Sequence[Samples], frames: Sequence[Frame], scale: Scale) -> int | None:
+    """The sample that marks what is no image, where the source names one and it is still the darkest; else None.
+
+    A source that names several, or whose negative was turned into a positive, has none that holds.
+    """
+    named = {frame.padding for frame in frames}
+    values = {frame.slope * frame.padding[0] + frame.inter for frame in frames if frame.padding is not None}
+    turned = frames[0].layout.photometric == "MONOCHROME1" and frames[0].kind.modality == "MR"
+    if len(values) != 1 or turned or any(ends is None or ends[0] != ends[1] for ends in named):
+        return None
+    sample = round((values.pop() - scale.intercept) / scale.slope)
+    return sample if sample == min(int(v.min()) for v in volumes) else None
