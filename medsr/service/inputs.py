@@ -67,8 +67,8 @@ class SeriesFound:
 def find_items(inputs: Sequence[Path], request: Request, *, out: Path) -> Found:
     """The scans that files, folders, zips and tables (.csv) lead to.
 
-    request: its ``series`` chooses among DICOM series; what is no MR or CT image by its tags is left out unless its
-    ``modality`` says otherwise. out: folder of the outputs, which is not searched.
+    request: its ``series`` chooses among DICOM series; what is no MR or CT image by its tags is left out, unless it is
+    the only series, or chosen, and ``modality`` says what it is. out: folder of the outputs, which is not searched.
 
     A scan that is named twice is one item. Names of scans begin with the name of their folder where several folders
     are given. Scans whose outputs would have one name are left out with exit code 4. Raises ConfigError for a table
@@ -207,6 +207,7 @@ class _Search:
         """Volumes as items, the others with their reasons; files of our own making and hidden ones are passed over."""
         items: list[Item] = []
         left_out: list[LeftOut] = []
+        meant = self.request.series is not None or len(found) == 1  # as for upscale: not one among others
         for one in found:
             full = name / one.name
             shown = printable(full)
@@ -215,7 +216,7 @@ class _Search:
             wanted = self.request.series
             if wanted is not None and not one.is_called(wanted):
                 left_out.append(LeftOut(shown, f"not the series that --series {wanted} means: {one.text}"))
-            elif one.no_image or (one.foreign is not None and self.request.modality == "auto"):
+            elif one.no_image or (one.foreign is not None and not (meant and self.request.modality != "auto")):
                 left_out.append(LeftOut(shown, f"{one.text}: {one.fault or one.foreign}"))
             elif one.fault is not None:
                 left_out.append(LeftOut(shown, f"{one.text}: {one.fault}", InputError.exit_code))
@@ -234,7 +235,8 @@ class _Search:
 
     def _is_ours(self, one: SeriesFound) -> bool:
         top = self.mention.path
-        inside = one.path.resolve().is_relative_to(self.out)
+        below = self.out != top.resolve() and self.out.is_relative_to(top.resolve())
+        inside = below and one.path.resolve().is_relative_to(self.out)
         return inside or (one.path.is_relative_to(top) and is_hidden(one.path, top))
 
 

@@ -58,7 +58,8 @@ def plan_items(found: Found, request: Request, *, hashed: bool, tell: Tell | Non
     """Plan every item; an item that cannot be planned is one row of ``left_out``.
 
     hashed: also read all bytes of the scans, for keys and tasks. A NIfTI file in a folder that is no MR or CT image by
-    its header (a label map) is left out with exit code 0, one that the user named is refused.
+    its header (a label map) is left out with exit code 0; one that the user named is refused, or taken for what
+    ``modality`` says.
     Raises ModelError when the model cannot be read.
     """
     cards = _Cards(request.model)
@@ -134,8 +135,8 @@ def _plan_one(
         header = inspect_series(chosen, fill_gaps=request.fill_gaps, deskew=request.deskew)
     else:
         header = nifti.inspect(item.path, prefer=request.prefer, assume_spacing=request.assume_spacing)
-        if header.foreign is not None and request.modality == "auto" and not item.named:
-            return LeftOut(item.name, f"not an MR or CT image: {header.foreign}")
+        if header.foreign is not None and not item.named:
+            return LeftOut(item.name, f"not an MR or CT image: {header.foreign}. If it is one, name the file itself")
     plan = make_plan(header, request, cards(request.model))
     if not hashed:
         return PlannedItem(item, request, plan)

@@ -103,7 +103,8 @@ def test_label_map_in_a_folder_is_left_out_and_refused_when_named(tmp_path: Path
     found = find_items([path], Request(), out=tmp_path / "out")
     (row,) = plan_items(found, Request(), hashed=False).left_out
     assert row.exit_code == 4
-    assert len(planned(tmp_path, Request(modality="mr")).planned) == 1
+    assert planned(tmp_path, Request(modality="mr")).planned == ()
+    assert len(plan_items(found, Request(modality="mr"), hashed=False).planned) == 1
 
 
 def test_gantry_tilt_is_a_row_unless_deskewed(tmp_path: Path) -> None:

@@ -1,0 +1,227 @@
+"""``medsr batch``: a cohort found, planned, worked through and recorded; the same command again goes on."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from medsr import __version__
+from medsr.errors import ConfigError, MedsrError, PlanError
+from medsr.request import Request
+from medsr.service import bids
+from medsr.service.crew import Orders, run_crew
+from medsr.service.enrol import Enrolled, enrol
+from medsr.service.inputs import check_inputs, find_items, without_collisions
+from medsr.service.items import Found
+from medsr.service.jobs import Counts, Job, JobStore
+from medsr.service.log import EventLog
+from medsr.service.manifest import write_manifest
+from medsr.service.place import Place, Shard
+from medsr.service.planning import Planning, plan_items
+from medsr.service.summary import write_summary
+
+Progress = Callable[[str, float], None]  # what is being done, share of all that is done
+Work = Callable[[JobStore, Orders, Callable[[Counts], None]], Counts]
+
+
+@dataclass(frozen=True)
+class BatchRequest:
+    """What is asked of a batch beside the request for each scan.
+
+    out: folder of the outputs. workers: processes on this computer. shard: the part of the cohort to do. bids: input
+    and output are BIDS datasets. retries: how often a scan that failed is tried again. fail_fast: end at the first
+    failure. log_names: scans are named in logs. verbose: tracebacks in logs.
+    """
+
+    out: Path
+    workers: int = 1
+    shard: Shard | None = None
+    bids: bool = False
+    retries: int = 0
+    fail_fast: bool = False
+    overwrite: bool = False
+    log_names: bool = False
+    verbose: bool = False
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """A scan without a result."""
+
+    name: str
+    reason: str
+    exit_code: int
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How the scans of one command stand. before: how many of those done were done before. waiting: not begun."""
+
+    done: int
+    before: int
+    left_out: int
+    waiting: int
+    trouble: tuple[Trouble, ...]
+
+    @property
+    def nothing(self) -> bool:
+        """True when there was no scan among the inputs."""
+        return not (self.done or self.waiting or self.trouble)
+
+
+def plan_batch(
+    inputs: Sequence[Path], request: Request, batch: BatchRequest, progress: Progress | None = None
+) -> Planning:
+    """What would be done, and what not; writes nothing. Raises ConfigError and ModelError."""
+    return _planned(inputs, request, batch, progress or _silent, hashed=False)
+
+
+def run_batch(
+    inputs: Sequence[Path],
+    request: Request,
+    batch: BatchRequest,
+    progress: Progress | None = None,
+    *,
+    work: Work = run_crew,
+) -> Ended:
+    """Upscale every scan that the inputs lead to, into ``batch.out``; one bad scan fails one row.
+
+    work: how queued jobs get done; processes on this computer unless something else is given. What is done when it
+    ends, however it ends, is done, and the same command goes on. Raises PlanError when another batch writes into the
+    folder or there is nothing to do (for a part of a cohort that is no error), ConfigError and ModelError as
+    ``plan_batch``, JobError and DeviceError when the work cannot go on.
+    """
+    report = progress or _silent
+    _check(inputs, request, batch)
+    place = Place(batch.out, batch.shard)
+    place.make()
+    with place.alone():
+        if batch.bids:
+            bids.check_derivative(batch.out)
+        planning = _planned(inputs, request, batch, report, hashed=True)
+        if batch.bids:
+            bids.write_description(batch.out, inputs[0], __version__)
+        with JobStore(place.store, create=True) as store, place.log() as stream:
+            log = EventLog(stream, place.name, names=batch.log_names)
+            report("checking what is done", 0.0)
+            enrolled = enrol(store, planning, batch.out, overwrite=batch.overwrite, now=time.time())
+            _log_plan(log, planning, enrolled)
+            try:
+                if not (batch.fail_fast and _failed_already(store, enrolled)):
+                    work(store, _orders(place, request, batch), _telling(report, store.counts()))
+            except MedsrError:
+                with contextlib.suppress(MedsrError):  # what is on its way says more
+                    write_manifest(place, store)
+                raise
+            finally:
+                log.write("ended", time.time(), facts=vars(store.counts()))
+            report("writing the manifest", 1.0)
+            write_summary(place, store, write_manifest(place, store))
+            ended = _ended(store, enrolled)
+    if ended.nothing and batch.shard is None:
+        raise PlanError(f"there is nothing to do: {_why_nothing(planning)}")
+    return ended
+
+
+# --- before --------------------------------------------------------------------------------------------------------
+
+
+def _check(inputs: Sequence[Path], request: Request, batch: BatchRequest) -> None:
+    check_inputs(inputs)
+    if request.target is not None:
+        raise ConfigError("a batch takes no target grid: scans of a cohort have grids of their own")
+    if batch.out.exists() and not batch.out.is_dir():
+        raise PlanError(f"--out {batch.out} is a file; name a folder")
+
+
+def _planned(
+    inputs: Sequence[Path], request: Request, batch: BatchRequest, report: Progress, *, hashed: bool
+) -> Planning:
+    _check(inputs, request, batch)
+    report("looking for scans", 0.0)
+    found = without_collisions(bids.find_dataset(inputs)) if batch.bids else find_items(inputs, request, out=batch.out)
+    if batch.shard is not None:
+        shard = batch.shard
+        found = Found(
+            tuple(item for item in found.items if shard.holds(item.name)),
+            tuple(row for row in found.left_out if shard.holds(row.name)),
+        )
+    total = max(1, len(found.items))
+    return plan_items(found, request, hashed=hashed, tell=lambda count: report("planning", count / total))
+
+
+def _orders(place: Place, request: Request, batch: BatchRequest) -> Orders:
+    return Orders(
+        out=place.out,
+        logs=place.logs,
+        name=place.name,
+        workers=batch.workers,
+        threads=request.threads,
+        retries=batch.retries,
+        fail_fast=batch.fail_fast,
+        log_names=batch.log_names,
+        verbose=batch.verbose,
+    )
+
+
+def _log_plan(log: EventLog, planning: Planning, enrolled: Enrolled) -> None:
+    facts = {"scans": len(planning.planned), "done_before": enrolled.whole, "again": enrolled.again}
+    log.write("planned", time.time(), facts=facts)
+    for row in planning.left_out:
+        log.write("left out", time.time(), scan=row.name, error=row.reason, facts={"exit_code": row.exit_code})
+
+
+def _failed_already(store: JobStore, enrolled: Enrolled) -> bool:
+    """True when planning refused a scan: with ``--fail-fast`` nothing is begun then."""
+    return any(job.state in ("failed", "parked") for job in _mine(store, enrolled))
+
+
+def _telling(report: Progress, before: Counts) -> Callable[[Counts], None]:
+    """Progress over the jobs that were not finished at the start."""
+    todo = max(1, before.unfinished)
+
+    def tell(counts: Counts) -> None:
+        finished = todo - counts.unfinished
+        bad = counts.failed + counts.parked - before.failed - before.parked
+        failed = f", {bad} failed" if bad else ""
+        report(f"{finished} of {todo} scans{failed}", min(1.0, finished / todo))
+
+    return tell
+
+
+def _silent(stage: str, share: float) -> None:
+    """No progress is wanted."""
+
+
+# --- after ---------------------------------------------------------------------------------------------------------
+
+
+def _mine(store: JobStore, enrolled: Enrolled) -> list[Job]:
+    keys = set(enrolled.keys)
+    return [job for job in store.jobs() if job.key in keys]
+
+
+def _ended(store: JobStore, enrolled: Enrolled) -> Ended:
+    jobs = _mine(store, enrolled)
+    by_state = {state: [job for job in jobs if job.state == state] for state in {job.state for job in jobs}}
+    bad = [*by_state.get("failed", ()), *by_state.get("parked", ())]
+    return Ended(
+        done=len(by_state.get("done", ())),
+        before=enrolled.whole,
+        left_out=len(by_state.get("skipped", ())),
+        waiting=len(by_state.get("queued", ())) + len(by_state.get("running", ())),
+        trouble=tuple(
+            Trouble(job.name, job.error or "", job.exit_code or 1) for job in sorted(bad, key=lambda j: j.id)
+        ),
+    )
+
+
+def _why_nothing(planning: Planning) -> str:
+    if not planning.left_out:
+        return "no scan among the inputs belongs to this part"
+    first = planning.left_out[0]
+    more = f" (and {len(planning.left_out) - 1} more)" if len(planning.left_out) > 1 else ""
+    return f"{first.name}: {first.reason}{more}"

@@ -1,0 +1,84 @@
+"""What ``medsr batch`` says: the plan of a cohort and how it ended, for people and as JSON values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from medsr.service.batch import Ended
+from medsr.service.items import LeftOut
+from medsr.service.manifest import MANIFEST
+from medsr.service.planning import PlannedItem, Planning
+from medsr.service.summary import PAGE
+
+_WIDTH = 48  # characters of a name in a table; the end of a path says more than its beginning
+
+
+def plan_table(planning: Planning) -> str:
+    """One line a scan, what is left out, and the sum."""
+    lines = _columns([_planned(one) for one in planning.planned])
+    lines += [f"{_short(row.name)}  {_label(row)}: {row.reason}" for row in planning.left_out]
+    return "\n".join([*lines, _sum(planning)])
+
+
+def plan_json(planning: Planning) -> dict[str, Any]:
+    """Every plan, and every row that is left out."""
+    return {
+        "scans": [
+            {"name": one.item.name, "output": one.item.output, "plan": one.plan.to_json()} for one in planning.planned
+        ],
+        "left_out": [{"name": row.name, "reason": row.reason, "exit_code": row.exit_code} for row in planning.left_out],
+    }
+
+
+def ended_text(ended: Ended, out: Path) -> str:
+    """How it ended, in two lines."""
+    parts = [f"{ended.done} done" + (f" ({ended.before} of them before)" if ended.before else "")]
+    if ended.trouble:
+        parts.append(f"{len(ended.trouble)} failed")
+    if ended.waiting:
+        parts.append(f"{ended.waiting} not begun")
+    if ended.left_out:
+        parts.append(f"{ended.left_out} left out")
+    return f"{', '.join(parts)}\n{out / MANIFEST}, {out / PAGE}"
+
+
+def ended_json(ended: Ended) -> dict[str, Any]:
+    """The same as JSON values."""
+    return {
+        "done": ended.done,
+        "done_before": ended.before,
+        "failed": [{"name": t.name, "reason": t.reason, "exit_code": t.exit_code} for t in ended.trouble],
+        "not_begun": ended.waiting,
+        "left_out": ended.left_out,
+    }
+
+
+def _planned(one: PlannedItem) -> tuple[str, ...]:
+    plan = one.plan
+    shapes = [" x ".join(map(str, shape)) for shape in (plan.source.shape, plan.target.shape)]
+    remarks = f"{len(plan.warnings)} warnings" if len(plan.warnings) > 1 else "1 warning" if plan.warnings else ""
+    return _short(one.item.name), plan.modality or "at read", f"{shapes[0]} -> {shapes[1]}", remarks
+
+
+def _columns(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def _label(row: LeftOut) -> str:
+    return f"refused ({row.exit_code})" if row.exit_code else "left out"
+
+
+def _sum(planning: Planning) -> str:
+    refused = sum(row.exit_code != 0 for row in planning.left_out)
+    seconds = sum(one.plan.seconds for one in planning.planned)
+    return (
+        f"{len(planning.planned)} to do, {refused} refused, {len(planning.left_out) - refused} left out; "
+        f"about {max(1, round(seconds / 60))} min on two CPU cores"
+    )
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _WIDTH else f"...{name[3 - _WIDTH :]}"

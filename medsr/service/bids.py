@@ -1,0 +1,136 @@
+"""BIDS: the scans of a dataset, and the derivative dataset that their results make (BIDS 1.10, "Derivatives")."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import quote
+
+from medsr.errors import ConfigError, InputError, PlanError
+from medsr.image.files import atomic_write, display_name
+from medsr.outputs import NOTE, stem
+from medsr.service.items import Found, Item, LeftOut, printable
+
+DESCRIPTION = "dataset_description.json"
+VERSION = "1.10.0"  # of the standard
+RAW = "raw"  # what the derivative calls the dataset it was made from
+IMAGES = (  # suffixes of images; maps such as T1map, masks and the like are none
+    "T1w", "T2w", "PDw", "FLAIR", "T2starw", "T2star", "PDT2", "inplaneT1", "inplaneT2", "angio", "UNIT1",
+)  # fmt: skip
+_FOLDERS = ("sub-*/anat", "sub-*/ses-*/anat")
+_IGNORED = """\
+# What medsr keeps beside the images: the record of the batch, maps and pages that BIDS has no names for.
+manifest*.jsonl
+summary*.csv
+summary*.html
+logs/
+*_std.nii.gz
+*_detail.nii.gz
+sub-*/**/*.html
+"""
+
+
+def find_dataset(inputs: Sequence[Path]) -> Found:
+    """The anatomical images of one BIDS dataset, named by BIDS, with outputs that are named by BIDS.
+
+    ``derivatives``, ``sourcedata`` and whatever else is not sub-*/[ses-*/]anat is not looked at. Raises ConfigError
+    for more than one input, or one that is no dataset.
+    """
+    if len(inputs) != 1 or not (inputs[0] / DESCRIPTION).is_file():
+        raise ConfigError(f"--bids takes one dataset: a folder that holds {DESCRIPTION}")
+    root = inputs[0]
+    items: list[Item] = []
+    left_out: list[LeftOut] = []
+    for path in sorted(p for folder in _FOLDERS for p in root.glob(f"{folder}/*.nii*")):
+        relative = PurePosixPath(path.relative_to(root).as_posix())
+        if path.name.startswith(".") or not path.name.endswith((".nii", ".nii.gz")):
+            continue
+        suffix = stem(path).rpartition("_")[2]
+        if suffix in IMAGES:
+            items.append(
+                Item(printable(relative), path.absolute(), derived_name(relative), notes=_notes(path, relative))
+            )
+        else:
+            left_out.append(LeftOut(printable(relative), f"BIDS suffix {suffix!r} is none of {', '.join(IMAGES)}"))
+    if not items and not left_out:
+        reason = f"{display_name(root.resolve())} holds no image in sub-*/anat or sub-*/ses-*/anat"
+        left_out.append(LeftOut(printable(root.resolve().name), reason, InputError.exit_code))
+    return Found(tuple(items), tuple(left_out))
+
+
+def derived_name(relative: PurePosixPath) -> str:
+    """``sub-1/anat/sub-1_run-2_T1w.nii`` to ``sub-1/anat/sub-1_run-2_desc-sr_T1w.nii.gz``."""
+    entities, _, suffix = stem(Path(relative.name)).rpartition("_")
+    parts = [part for part in entities.split("_") if not part.startswith("desc-")]
+    before = re.search(r"(?:^|_)desc-([A-Za-z0-9]+)", entities)
+    parts.append(f"desc-{before[1] if before else ''}sr")
+    return str(relative.with_name(f"{'_'.join(parts)}_{suffix}.nii.gz"))
+
+
+def _notes(path: Path, relative: PurePosixPath) -> dict[str, Any]:
+    """What BIDS wants in the sidecar of a derived image."""
+    uri = f"bids:{RAW}:{quote(str(relative), errors='surrogateescape')}"
+    return {
+        "Description": f"The image made finer by medsr. {NOTE}",
+        "Sources": [uri],
+        "SpatialReference": uri,  # the same place in space, on a finer grid
+        "SkullStripped": bool(_sidecar(path).get("SkullStripped", False)),
+    }
+
+
+def _sidecar(path: Path) -> Mapping[str, Any]:
+    try:
+        content = json.loads(path.with_name(f"{stem(path)}.json").read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+# --- the dataset that is written -------------------------------------------------------------------------------------
+
+
+def check_derivative(out: Path) -> None:
+    """Refuse a folder that is another dataset, above all the raw one. Raises PlanError."""
+    path = out / DESCRIPTION
+    if not os.path.lexists(path):
+        return
+    try:
+        makers = [entry["Name"] for entry in json.loads(path.read_text(encoding="utf-8"))["GeneratedBy"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        makers = []
+    if "medsr" not in makers:
+        raise PlanError(
+            f"{display_name(out.resolve())} is another BIDS dataset already; choose a folder of its own with --out, "
+            "such as derivatives/medsr"
+        )
+
+
+def write_description(out: Path, root: Path, version: str) -> None:
+    """``dataset_description.json``, README and .bidsignore of the derivative of the dataset ``root``."""
+    name = _name(root)
+    link = Path(os.path.relpath(root.resolve(), out.resolve())).as_posix()
+    description = {
+        "Name": f"{name}: made finer by medsr",
+        "BIDSVersion": VERSION,
+        "DatasetType": "derivative",
+        "GeneratedBy": [{"Name": "medsr", "Version": version, "Description": NOTE}],
+        "SourceDatasets": [{"URL": link}],
+        "DatasetLinks": {RAW: link},
+    }
+    readme = f"{name}: images made finer by medsr {version}.\n\n{NOTE}\nEach image's JSON file says how it was made.\n"
+    texts = {DESCRIPTION: json.dumps(description, indent=2) + "\n", "README": readme, ".bidsignore": _IGNORED}
+    for file, text in texts.items():
+        with atomic_write(out / file, overwrite=True) as stream:
+            stream.write(text.encode())
+
+
+def _name(root: Path) -> str:
+    try:
+        name = json.loads((root / DESCRIPTION).read_text(encoding="utf-8-sig"))["Name"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{DESCRIPTION} of {display_name(root.resolve())} is no JSON with a Name") from error
+    return printable(str(name))

@@ -1,0 +1,150 @@
+"""What became of every scan of a batch: ``manifest.jsonl`` and ``summary.csv``, made from the list of jobs alone."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from medsr.errors import JobError
+from medsr.image.files import atomic_write, display_name
+from medsr.service.jobs import Job, JobStore
+from medsr.service.place import Place
+
+MANIFEST, TABLE = "manifest.jsonl", "summary.csv"
+_COLUMNS = (
+    "name", "state", "exit_code", "error", "output", "modality", "seconds", "residual", "attempts", "crashes",
+    "input_sha256", "finished",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Row:
+    """One scan. state: as in the list of jobs. output: relative to the folder of outputs; None for what was never
+    planned. files: SHA-256 by path. seconds: by stage. created, started, finished: seconds since 1970.
+    """
+
+    name: str
+    state: str
+    output: str | None
+    input_sha256: str | None
+    files: Mapping[str, str]
+    plan: Mapping[str, Any] | None
+    residual: float | None
+    seconds: Mapping[str, float]
+    attempts: int
+    crashes: int
+    worker: str | None
+    warnings: tuple[str, ...]
+    error: str | None
+    exit_code: int | None
+    key: str
+    created: float
+    started: float | None
+    finished: float | None
+
+    @classmethod
+    def of(cls, job: Job) -> Row:
+        """From the list of jobs."""
+        outcome = job.outcome or {}
+        return cls(
+            name=job.name,
+            state=job.state,
+            output=job.task.get("output"),
+            input_sha256=job.task.get("input_sha256"),
+            files=outcome.get("files", {}),
+            plan=job.task.get("plan"),
+            residual=outcome.get("residual"),
+            seconds=outcome.get("seconds", {}),
+            attempts=job.attempts,
+            crashes=job.crashes,
+            worker=outcome.get("worker"),
+            warnings=tuple(outcome.get("warnings", ())),
+            error=job.error,
+            exit_code=0 if job.state == "done" else job.exit_code,
+            key=job.key,
+            created=job.created,
+            started=job.started,
+            finished=job.finished,
+        )
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Row:
+        """From a line of the manifest."""
+        known = {field.name for field in fields(cls)}
+        given: dict[str, Any] = {name: value for name, value in values.items() if name in known}
+        return cls(**given | {"warnings": tuple(given["warnings"])})
+
+    @property
+    def total_seconds(self) -> float | None:
+        """All stages together; None where it was not done."""
+        return sum(self.seconds.values()) if self.seconds else None
+
+
+def write_manifest(place: Place, store: JobStore) -> list[Row]:
+    """Write this part's rows, and the manifest and table of all parts that have been here. Returns all rows.
+
+    All files appear whole or stay as they were. Raises JobError when they cannot be written.
+    """
+    _write_lines(place.folder / MANIFEST, (Row.of(job) for job in store.jobs()))
+    with place.joining():
+        rows = list(_joined(place))
+        _write_lines(place.out / MANIFEST, rows)
+        with atomic_write(place.out / TABLE, overwrite=True) as stream:
+            stream.write(_table(rows).encode())
+    return rows
+
+
+def read_manifest(path: Path) -> Iterator[Row]:
+    """The rows of a manifest. Raises JobError for what is none."""
+    try:
+        with path.open(encoding="utf-8") as stream:
+            for line in stream:
+                yield Row.from_json(json.loads(line))
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise JobError(f"{display_name(path)} is damaged ({error}); remove it and run the batch again") from error
+
+
+def _joined(place: Place) -> Iterator[Row]:
+    for folder in place.parts():
+        if (folder / MANIFEST).is_file():
+            yield from read_manifest(folder / MANIFEST)
+
+
+def _write_lines(path: Path, rows: Iterable[Row]) -> None:
+    with atomic_write(path, overwrite=True) as stream:
+        for row in rows:
+            stream.write(json.dumps(asdict(row), ensure_ascii=True, default=str).encode() + b"\n")
+
+
+def _table(rows: Iterable[Row]) -> str:
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(_COLUMNS)
+    for row in rows:
+        values = {
+            **asdict(row),
+            "modality": (row.plan or {}).get("modality"),
+            "seconds": None if row.total_seconds is None else f"{row.total_seconds:.2f}",
+            "residual": None if row.residual is None else f"{row.residual:.4g}",
+        }
+        writer.writerow([_cell(values[column]) for column in _COLUMNS])
+    return stream.getvalue()
+
+
+def _cell(value: object) -> str:
+    """Text for a spreadsheet, which must not take a file's name for a formula."""
+    text = "" if value is None else str(value).encode(errors="backslashreplace").decode()
+    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t") and not _is_number(text) else text
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
