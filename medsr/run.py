@@ -271,7 +271,7 @@ def _tags(header: Header, plan: Plan) -> Header | None:
         return None
     if plan.request.dicom_template is None:
         return header
-    from medsr.image.dicom_write import check_template
+    from medsr.image.dicom_place import check_template
 
     request = plan.request
     template = inspect(

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from medsr import resources
+from tests.image.dicom_phantom import Phantom, save
 
 ROOT = Path(__file__).resolve().parent.parent
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -87,6 +88,7 @@ def test_help_imports_nothing_heavy(tmp_path: Path) -> None:
 
 
 def test_info_and_plan_import_no_torch(tmp_path: Path, scan: Path, tiny_model: Path) -> None:
+    series = save(tmp_path.parent / f"{tmp_path.name}_dicom", Phantom().classic())
     before = _folder(tmp_path)
     commands = [
         ("model", "list"),
@@ -95,6 +97,8 @@ def test_info_and_plan_import_no_torch(tmp_path: Path, scan: Path, tiny_model: P
         ("info", scan, "--json"),
         ("upscale", scan, "--plan", "--model", tiny_model),
         ("upscale", scan, "--plan", "--json", "--isotropic", "--model", tiny_model),
+        ("info", series),
+        ("upscale", series, "--plan", "--model", tiny_model),
     ]
     statuses, modules, output = _run_and_spy(tmp_path, *commands)
     assert statuses == [0] * len(commands), output
