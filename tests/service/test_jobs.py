@@ -192,7 +192,7 @@ class StoreAgainstModel(RuleBasedStateMachine):
         ]
 
 
-StoreAgainstModel.TestCase.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
+StoreAgainstModel.TestCase.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)
 TestStoreAgainstModel = StoreAgainstModel.TestCase
 
 
