@@ -287,12 +287,12 @@ CT = Module(
     "slice",
     modality="CT",
     copied=_words(
-        "ScanOptions KVP DataCollectionDiameter ReconstructionDiameter DistanceSourceToDetector DistanceSourceToPatient "
-        "GantryDetectorTilt TableHeight RotationDirection ExposureTime XRayTubeCurrent Exposure ExposureInuAs "
-        "FilterType FilterMaterial GeneratorPower FocalSpots ConvolutionKernel RevolutionTime SingleCollimationWidth "
-        "TotalCollimationWidth TableSpeed TableFeedPerRotation SpiralPitchFactor DataCollectionCenterPatient "
-        "ReconstructionTargetCenterPatient ExposureModulationType CTDIvol CTDIPhantomTypeCodeSequence "
-        "EnergyWeightingFactor CTAdditionalXRaySourceSequence MultienergyCTAcquisition "
+        "ScanOptions KVP DataCollectionDiameter ReconstructionDiameter DistanceSourceToDetector "
+        "DistanceSourceToPatient GantryDetectorTilt TableHeight RotationDirection ExposureTime XRayTubeCurrent "
+        "Exposure ExposureInuAs FilterType FilterMaterial GeneratorPower FocalSpots ConvolutionKernel RevolutionTime "
+        "SingleCollimationWidth TotalCollimationWidth TableSpeed TableFeedPerRotation SpiralPitchFactor "
+        "DataCollectionCenterPatient ReconstructionTargetCenterPatient ExposureModulationType CTDIvol "
+        "CTDIPhantomTypeCodeSequence EnergyWeightingFactor CTAdditionalXRaySourceSequence MultienergyCTAcquisition "
         "MultienergyCTAcquisitionSequence MultienergyCTProcessingSequence MultienergyCTCharacteristicsSequence "
         "AcquisitionNumber"
     ),
@@ -391,8 +391,8 @@ OTHERS = Module(
     },
 )
 MODULES = (
-    PATIENT, TRIAL_SUBJECT, TRIAL_STUDY, TRIAL_SERIES, STUDY, PATIENT_STUDY, SERIES, FRAME_OF_REFERENCE, EQUIPMENT, ACQUISITION, IMAGE, REFERENCE, PLANE,
-    PIXEL, CONTRAST, CT, MR, VOI, OBJECT, OTHERS,
+    PATIENT, TRIAL_SUBJECT, TRIAL_STUDY, TRIAL_SERIES, STUDY, PATIENT_STUDY, SERIES, FRAME_OF_REFERENCE, EQUIPMENT,
+    ACQUISITION, IMAGE, REFERENCE, PLANE, PIXEL, CONTRAST, CT, MR, VOI, OBJECT, OTHERS,
 )  # fmt: skip
 
 # Who the patient is and to which study the series belongs: a result that says this otherwise than its source, were it

@@ -51,7 +51,7 @@ def as_classic(dataset: Dataset, index: int, name: str) -> Dataset:
     """
     with damage_refused(name):
         flat = Dataset()
-        flat.set_original_encoding(*dataset.original_encoding, dataset.original_character_set)
+        flat.set_original_encoding(None, None, dataset.original_character_set)
         for element in dataset:
             if element.keyword not in _GROUPS and not element.tag.is_private:
                 _put(flat, element)

@@ -69,11 +69,12 @@ class Encoder:
         return self._known[id(element)][1]
 
     def _check(self, element: DataElement) -> None:
-        if element.VR == "SQ":
+        vr = str(element.VR)
+        if vr == "SQ":
             for item in element.value:
                 for inner in item:
                     self._check(inner)
-        elif element.VR in _IN_CHARSET:
+        elif vr in _IN_CHARSET:
             for text in _values(element):
                 if not str(text).isascii() and not self._holds(str(text)):
                     raise Unencodable(element.keyword)
@@ -109,9 +110,9 @@ class Copier:
         What says who the patient is stays as it is, valid or not. Raises InputError where that cannot be read.
         """
         tag = BaseTag(tag_of(keyword))
-        raw = dataset.get_item(tag)
-        if raw is None:
+        if tag not in dataset:
             return None
+        raw = dataset.get_item(tag)
         key: object = id(raw)
         if isinstance(raw, RawDataElement):
             key = tag, raw.VR, raw.value, raw.is_little_endian, raw.is_implicit_VR, str(dataset.original_character_set)

@@ -166,39 +166,6 @@ def image_type(source: Sequence[str], modality: Modality) -> list[str]:
     return ["DERIVED", "SECONDARY", third]
 
 
-def references(frames: Iterable[Frame]) -> Dataset:
-    """SourceImageSequence and ReferencedSeriesSequence for source frames, which have a UID."""
-    images: dict[str, Dataset] = {}
-    series: dict[str, Dataset] = {}
-    for frame in frames:
-        tags = frame.head.tags
-        instance, series_uid = tags.text("SOPInstanceUID"), tags.text("SeriesInstanceUID")
-        if not instance or not frame.head.sop_class:
-            continue
-        if instance not in images:
-            images[instance] = _reference(frame.head.sop_class, instance)
-            member = _reference(frame.head.sop_class, instance)
-            within = series.setdefault(series_uid, Dataset())
-            within.SeriesInstanceUID = series_uid
-            within.ReferencedInstanceSequence = [*(within.get("ReferencedInstanceSequence") or []), member]
-        item = images[instance]
-        item.PurposeOfReferenceCodeSequence = [code("121322", "DCM", "Source image for image processing operation")]
-        if frame.layout.frames > 1:
-            numbers = item.get("ReferencedFrameNumber") or []
-            item.ReferencedFrameNumber = [*(numbers if not isinstance(numbers, int) else [numbers]), frame.index + 1]
-    ds = Dataset()
-    if images:
-        ds.SourceImageSequence = list(images.values())
-        ds.ReferencedSeriesSequence = [item for uid, item in series.items() if uid]
-    return ds
-
-
-def _reference(sop_class: str, instance: str) -> Dataset:
-    item = Dataset()
-    item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = sop_class, instance
-    return item
-
-
 def code(value: str, scheme: str, meaning: str) -> Dataset:
     """An item of a code sequence."""
     item = Dataset()

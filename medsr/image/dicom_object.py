@@ -23,10 +23,10 @@ from medsr.image.dicom_derived import (
     new_equipment,
     new_marks,
     new_times,
-    references,
     uid_of,
 )
 from medsr.image.dicom_place import Places, neighbours
+from medsr.image.dicom_references import references
 from medsr.image.dicom_source import Elements, Source, one
 from medsr.image.dicom_store import Scale
 from medsr.image.dicom_tags import tag_of
@@ -125,9 +125,8 @@ def _heads(recipe: Recipe, encoder: Encoder) -> Heads:
         slices: dict[int, Elements] = {}
         for near in dict.fromkeys(recipe.nearest):
             own = slices.setdefault(near[0], slice_elements(recipe, source, near[0]))
-            referenced = _by_keyword(references(source.frames[k] for k in near))
-            elements = volume | own | referenced
-            found[number, near] = {int(e.tag): encoder.encoded(e) for e in elements.values()}
+            encoded = {int(e.tag): encoder.encoded(e) for e in (volume | own).values()}
+            found[number, near] = encoded | references([source.frames[k] for k in near])
     return Heads(encoder, found)
 
 

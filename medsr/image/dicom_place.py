@@ -95,7 +95,8 @@ def _axes(target: Geometry, template: Header) -> tuple[tuple[int, int, int], tup
 
 
 def _unit(geometry: Geometry) -> NDArray[np.float64]:
-    return geometry.affine[:3, :3] / np.asarray(geometry.spacing)
+    unit: NDArray[np.float64] = geometry.affine[:3, :3] / np.asarray(geometry.spacing)
+    return unit
 
 
 def places_of(geometry: Geometry) -> Places:

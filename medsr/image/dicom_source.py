@@ -53,9 +53,13 @@ class Source:
             if own or not module.optional:
                 own |= {keyword: _made(keyword, None) for keyword in module.required if keyword not in own}
             found |= own
-        return self._consistent(found, k, modality) if level == "slice" else found
+        if level == "slice":
+            self._make_consistent(found, k, modality)
+        if level == "series":
+            _complete_series(found, dataset)
+        return found
 
-    def _consistent(self, found: Elements, k: int, modality: Modality) -> Elements:
+    def _make_consistent(self, found: Elements, k: int, modality: Modality) -> None:
         """Attributes that only hold together, or under a condition (types 1C and 2C)."""
         if modality == "MR":
             _complete_mr(found)
@@ -72,16 +76,33 @@ class Source:
                 found.pop(keyword, None)
         elif "WindowCenterWidthExplanation" in found and found["WindowCenterWidthExplanation"].VM not in count:
             del found["WindowCenterWidthExplanation"]
-        return found
+
+
+def _complete_series(found: Elements, dataset: Dataset) -> None:
+    """Where the standard asks for one attribute because of another."""
+    if not {"Laterality", "BodyPartExamined"} & found.keys() and not dataset.get("ImageLaterality"):
+        found |= one("Laterality", None)  # it may be one of a pair, for all that is known
+    removed = found.get("PatientIdentityRemoved")
+    how = {"DeidentificationMethod", "DeidentificationMethodCodeSequence"} & found.keys()
+    if removed is not None and removed.value == "YES" and not how:
+        found |= one("DeidentificationMethod", "not stated by the source")
 
 
 def _complete_mr(found: Elements) -> None:
-    if "ScanningSequence" not in found:
-        found["ScanningSequence"] = _made("ScanningSequence", "RM")  # of type 1: research mode, for want of a better
+    """Types 1 and 2C of the MR Image module. An inversion time may only stand beside IR: there a positive one is none
+    without it, and one of 0 or less is none at all.
+    """
+    sequence = _words(found["ScanningSequence"]) if "ScanningSequence" in found else []
+    inversion = float(found["InversionTime"].value) if "InversionTime" in found else 0.0
+    if inversion > 0 and "IR" not in sequence:
+        sequence = [*sequence, "IR"]
+    if inversion <= 0:
+        found.pop("InversionTime", None)
+        if "IR" in sequence:
+            found["InversionTime"] = _made("InversionTime", None)
+    found |= one("ScanningSequence", sequence or ["RM"])  # research mode, where the source says nothing
     if "SequenceVariant" not in found:
         found["SequenceVariant"] = _made("SequenceVariant", "NONE")
-    if "IR" in _words(found["ScanningSequence"]) and "InversionTime" not in found:
-        found["InversionTime"] = _made("InversionTime", None)
     if _GATED & set(_words(found["ScanOptions"])) and "TriggerTime" not in found:
         found["TriggerTime"] = _made("TriggerTime", None)
 
