@@ -53,8 +53,8 @@ _TAKE = """
                    finished = iif(crashes + 1 >= :limit, :now, NULL)
     WHERE {which} RETURNING {columns}"""
 _DIED = (
-    "the process that worked on it died without a word, %d times in all; look at its log and at the memory, then queue "
-    "it again with: medsr jobs retry"
+    "the process that worked on it died without a word (deaths: %d); look at its log and at the memory, then queue it "
+    "again with: medsr jobs retry"
 )
 
 

@@ -247,7 +247,7 @@ def test_the_guilty_one_is_parked_and_no_other(path):
             if job.key == "b":
                 (dead,) = store.lost("w2", 4.0)
                 assert (dead.state, dead.exit_code, dead.finished) == ("parked", 7, 4.0)
-                assert "died without a word, 2 times" in dead.error
+                assert "died without a word (deaths: 2)" in dead.error
                 assert "medsr jobs retry" in dead.error
             else:
                 assert store.finish(job, {}, 4.0)
