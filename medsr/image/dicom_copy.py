@@ -112,7 +112,7 @@ class Copier:
         tag = BaseTag(tag_of(keyword))
         if tag not in dataset:
             return None
-        raw = dataset.get_item(tag)
+        raw: object = dataset.get_item(tag)
         key: object = id(raw)
         if isinstance(raw, RawDataElement):
             key = tag, raw.VR, raw.value, raw.is_little_endian, raw.is_implicit_VR, str(dataset.original_character_set)
@@ -215,7 +215,23 @@ def _valid_date(text: str) -> str | None:
     return text if len(text) == 8 else None
 
 
+def is_uid(text: str) -> bool:
+    """True for a UID by the rules of PS3.5."""
+    return _PATTERNS["UI"].fullmatch(text) is not None
+
+
+def is_code(text: str) -> bool:
+    """True for a code string by the rules of PS3.5."""
+    return _PATTERNS["CS"].fullmatch(text) is not None
+
+
 def decimal(value: float, digits: int = 10) -> str:
-    """A number as a decimal string of 16 characters at most. digits: after the point that are kept if they fit."""
-    rounded = round(float(value), digits) + 0.0  # no negative zero
-    return format_number_as_ds(rounded) if rounded != int(rounded) else str(int(rounded))
+    """A length or direction as a decimal string. digits: after the point that are kept if 16 characters hold them."""
+    return decimal_of_any_size(round(float(value), digits))
+
+
+def decimal_of_any_size(value: float) -> str:
+    """A number as a decimal string with all digits that 16 characters hold."""
+    value = float(value) + 0.0  # no negative zero
+    whole = abs(value) < 1e15 and value == int(value)
+    return str(int(value)) if whole else str(format_number_as_ds(value))

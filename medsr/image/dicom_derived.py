@@ -14,7 +14,7 @@ from pydicom.dataset import Dataset
 
 from medsr.errors import ConfigError
 from medsr.image.dicom_attributes import SCANNER
-from medsr.image.dicom_copy import Copier
+from medsr.image.dicom_copy import Copier, is_code
 from medsr.image.dicom_frames import Frame
 from medsr.image.dicom_kinds import MARK
 from medsr.image.volume import Modality
@@ -97,8 +97,7 @@ def new_equipment(source: Dataset, derivation: Derivation, name: str) -> Dataset
     """General Equipment, and the equipment that contributed, of an object derived from a file of this name."""
     ds = Dataset()
     ds.Manufacturer = MAKER
-    ds.ManufacturerModelName = derivation.model[:_LONGEST]
-    ds.SoftwareVersions = derivation.software[:_LONGEST]
+    ds.ManufacturerModelName, ds.SoftwareVersions = _line(derivation.model), _line(derivation.software)
     ds.ContributingEquipmentSequence = _contributors(source, derivation, name)
     return ds
 
@@ -119,8 +118,7 @@ def _contributors(source: Dataset, derivation: Derivation, name: str) -> list[Da
         items.append(scanner)
     own = Dataset()
     own.Manufacturer = MAKER
-    own.ManufacturerModelName = derivation.model[:_LONGEST]
-    own.SoftwareVersions = derivation.software[:_LONGEST]
+    own.ManufacturerModelName, own.SoftwareVersions = _line(derivation.model), _line(derivation.software)
     own.PurposeOfReferenceCodeSequence = [code("109102", "DCM", "Processing Equipment")]
     own.ContributionDateTime = f"{derivation.created:%Y%m%d%H%M%S}" + _offset(derivation.created)
     own.ContributionDescription = (
@@ -128,6 +126,10 @@ def _contributors(source: Dataset, derivation: Derivation, name: str) -> list[Da
         "only, not for diagnosis."
     )[:_SHORT_TEXT]
     return [*items, own]
+
+
+def _line(text: str) -> str:
+    return text.translate(_FOREIGN_TO_LO)[:_LONGEST]
 
 
 def new_times(source: Dataset, derivation: Derivation) -> Dataset:
@@ -161,7 +163,7 @@ def image_type(source: Sequence[str], modality: Modality) -> list[str]:
     """ImageType of a derived image. source: ImageType or FrameType of the source."""
     third = source[2].strip().upper() if len(source) > 2 else ""
     allowed = _IMAGE_FLAVOUR.get(modality)
-    if not third or (allowed is not None and third not in allowed):
+    if not is_code(third) or (allowed is not None and third not in allowed):
         third = "AXIAL" if modality == "CT" else "OTHER"
     return ["DERIVED", "SECONDARY", third]
 
@@ -181,13 +183,19 @@ def lossy_history(frames: Iterable[Frame]) -> Lossy | None:
     for frame in {id(frame.head): frame for frame in frames}.values():
         tags, layout = frame.head.tags, frame.layout
         if tags.text("LossyImageCompression") == "01":
-            ratios, methods = (tags.words("LossyImageCompression" + word) for word in ("Ratio", "Method"))
-            return Lossy(ratios, methods)
+            return Lossy(*(_texts(frame, "LossyImageCompression" + word) for word in ("Ratio", "Method")))
         if layout.syntax in _LOSSY_METHODS:
             packed = max(frame.head.size - (frame.head.offset or 0), 1)
             ratio = layout.frames * layout.frame_bytes / packed
             return Lossy((f"{ratio:.3g}",), (_LOSSY_METHODS[layout.syntax],))
     return None
+
+
+def _texts(frame: Frame, keyword: str) -> tuple[str, ...]:
+    element = Copier().element(frame.head.tags.dataset, keyword, frame.head.name)
+    if element is None:
+        return ()
+    return tuple(map(str, element.value)) if element.VM > 1 else (str(element.value),)
 
 
 def lossy_elements(history: Lossy | None) -> Dataset:

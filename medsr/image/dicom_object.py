@@ -13,7 +13,7 @@ from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_file_meta_info
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
-from medsr.image.dicom_copy import UTF_8, Encoder, Unencodable, charset_of, decimal, encode
+from medsr.image.dicom_copy import UTF_8, Encoder, Unencodable, charset_of, decimal, decimal_of_any_size, encode
 from medsr.image.dicom_derived import (
     STORAGE,
     Derivation,
@@ -146,7 +146,7 @@ def series_elements(recipe: Recipe) -> Elements:
     new.SliceThickness, new.SpacingBetweenSlices = decimal(recipe.thickness), decimal(recipe.places.between)
     if modality == "CT" or not scale.plain:
         modified = modality == "CT" and str(dataset.get("RescaleType") or "").strip().upper() == "HU_MOD"
-        new.RescaleSlope, new.RescaleIntercept = decimal(scale.slope, 14), decimal(scale.intercept, 14)
+        new.RescaleSlope, new.RescaleIntercept = decimal_of_any_size(scale.slope), decimal_of_any_size(scale.intercept)
         new.RescaleType = "HU_MOD" if modified else "HU" if modality == "CT" else "US"
     if recipe.padding is not None:
         new.add_new(tag_of("PixelPaddingValue"), "SS" if scale.signed else "US", recipe.padding)

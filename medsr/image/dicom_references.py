@@ -11,7 +11,7 @@ from functools import lru_cache
 
 from pydicom.dataset import Dataset
 
-from medsr.image.dicom_copy import encode
+from medsr.image.dicom_copy import encode, is_uid
 from medsr.image.dicom_derived import code
 from medsr.image.dicom_frames import Frame
 from medsr.image.dicom_tags import tag_of
@@ -21,12 +21,12 @@ _PURPOSE = "Source image for image processing operation"
 
 
 def references(frames: Sequence[Frame]) -> dict[int, bytes]:
-    """SourceImageSequence and ReferencedSeriesSequence by tag; {} where no frame has a UID."""
+    """SourceImageSequence and ReferencedSeriesSequence by tag; {} where no frame has a valid UID."""
     numbers: dict[tuple[str, str, str], list[int]] = {}  # frames of each file, by class, instance and series
     for frame in frames:
         tags = frame.head.tags
         instance, series = tags.text("SOPInstanceUID"), tags.text("SeriesInstanceUID")
-        if instance and frame.head.sop_class:
+        if is_uid(instance) and is_uid(frame.head.sop_class):
             found = numbers.setdefault((frame.head.sop_class, instance, series), [])
             found += [frame.index + 1] if frame.layout.frames > 1 else []
     if not numbers:
@@ -35,10 +35,10 @@ def references(frames: Sequence[Frame]) -> dict[int, bytes]:
     for (sop_class, instance, series), of_file in numbers.items():
         own = _instance(sop_class, instance)
         images.append(own + _element("ReferencedFrameNumber", of_file) + _purpose() if of_file else own + _purpose())
-        if series:
+        if is_uid(series):
             members.setdefault(series, []).append(own)
     within = [
-        _element("SeriesInstanceUID", uid) + _sequence("ReferencedInstanceSequence", items)
+        _sequence("ReferencedInstanceSequence", items) + _element("SeriesInstanceUID", uid)
         for uid, items in members.items()
     ]
     sequences = {"SourceImageSequence": images, "ReferencedSeriesSequence": within}
@@ -62,7 +62,7 @@ def _element(keyword: str, value: object) -> bytes:
 
 
 def _sequence(keyword: str, items: Sequence[bytes]) -> bytes:
-    """An element of items, in the order given, each encoded. Lengths are stated."""
+    """An element of items, each the encoded elements of a data set in the order of their tags. Lengths are stated."""
     body = b"".join(_ITEM + len(item).to_bytes(4, "little") + item for item in items)
     tag = tag_of(keyword)
     head = (tag >> 16).to_bytes(2, "little") + (tag & 0xFFFF).to_bytes(2, "little")

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medsr.errors import JobError
+from medsr.image.dicom_copy import decimal_of_any_size
 from medsr.image.dicom_frames import Frame
 from medsr.image.volume import Array, Volume
 
@@ -67,12 +68,18 @@ def scale_of(volumes: Sequence[Volume], frames: Sequence[Frame]) -> Scale:
         slope *= 2.0 ** -np.ceil(np.log2(_FINE * slope / max(high - low, 1e-30)))
     while (high - low) / slope > _STEPS - 2:
         slope *= 2
+    slope = _as_written(slope)
     intercept = next((frame.inter for frame in frames if abs(frame.slope) == slope), 0.0)
     signed = frames[0].layout.signed
     candidates = [
         Scale(slope, start, sign) for start in dict.fromkeys((intercept, 0.0)) for sign in (signed, not signed)
     ]
-    return _first([*candidates, Scale(slope, low, signed=False)], low, high, "16 bits")
+    return _first([*candidates, Scale(slope, _as_written(low), signed=False)], low, high, "16 bits")
+
+
+def _as_written(value: float) -> float:
+    """A number of the scale as the file will have it."""
+    return float(decimal_of_any_size(value))
 
 
 def _first(candidates: Sequence[Scale], low: float, high: float, what: str) -> Scale:
