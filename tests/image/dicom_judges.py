@@ -13,16 +13,28 @@ import nibabel
 import numpy as np
 import pydicom
 import pytest
+from pydicom.config import RAISE
 from pydicom.dataset import Dataset
+from pydicom.valuerep import validate_value
 
 from medsr.image.geometry import Geometry
 from medsr.image.volume import Volume
 from tests.conftest import IN_CI
-from tests.image.dicom_phantom import LPS_TO_RAS, needs_tool
+from tests.image.dicom_phantom import CLASSIC, LPS_TO_RAS, needs_tool
 
 CORNERS_MM = 1e-4  # how far apart two readers may see a corner voxel
 UNKNOWN_IN_2022 = "(0008,001c)"  # SyntheticData came into the standard after the tables of this dciodvfy
-TOOLS = ("dciodvfy", "dcentvfy", "gdcminfo", "dcmftest", "dcm2niix")
+# Attributes of the standard that classic MR does not list and every vendor writes: a Standard Extended SOP Class.
+EXTENSIONS = {
+    CLASSIC["MR"]: {
+        "RescaleSlope",
+        "RescaleIntercept",
+        "RescaleType",
+        "DiffusionBValue",
+        "DiffusionGradientOrientation",
+    }
+}
+TOOLS = ("dciodvfy", "dcentvfy", "gdcminfo", "dcmftest", "dcmdump", "dcm2niix")
 
 
 def needs_judges(test: Callable[..., Any]) -> Callable[..., Any]:
@@ -50,6 +62,7 @@ def complaints(folder: Path, volumes: Sequence[Volume], source: Path | None, wor
         *dcentvfy(folder, source),
         *gdcminfo(folder, volumes[0].geometry),
         *dcmftest(folder),
+        *dcmdump(folder),
         *dcm2niix(folder, volumes, work),
         *attributes(folder),
     ]
@@ -77,23 +90,43 @@ def dciodvfy(folder: Path) -> list[str]:
 def dcentvfy(folder: Path, source: Path | None = None) -> list[str]:
     """Entities (patient, study, series, ...) that differ between instances of a series, or from its source.
 
-    What the source says against itself is not counted.
+    What the source says against itself is not counted; nor is an attribute of which the series says nothing, when the
+    source says nothing valid.
     """
     old = [] if source is None else sorted(p for p in source.rglob("*") if p.is_file())
     known = set(_said("dcentvfy", *old)) if old else set()
-    return [f"dcentvfy: {line}" for line in _said("dcentvfy", *old, *files_of(folder)) if line not in known]
+    lines = [line for line in _said("dcentvfy", *old, *files_of(folder)) if line not in known]
+    if old:
+        one = pydicom.dcmread(old[0], stop_before_pixels=True)
+        lines = [line for line in lines if line.startswith("Error") or _has_value(one, line)]
+    return [f"dcentvfy: {line}" for line in lines]
+
+
+def _has_value(ds: Dataset, line: str) -> bool:
+    """True when the attribute that a line of dcentvfy names says something valid in a data set."""
+    keyword = re.search(r"Element=<(\w+)>", line)
+    if keyword is None or keyword[1] not in ds or ds[keyword[1]].is_empty:
+        return keyword is None
+    element = ds[keyword[1]]
+    if element.keyword == "PatientSex":
+        return element.value in ("M", "F", "O")
+    try:
+        validate_value(element.VR, element.value, RAISE)
+    except ValueError:
+        return False
+    return True
 
 
 def gdcminfo(folder: Path, geometry: Geometry | None = None) -> list[str]:
-    """GDCM must read every file and, given the series' geometry, see its first and last slice in their places."""
-    files, found = files_of(folder), []
-    read = {file: "\n".join(_said("gdcminfo", file)) for file in files}
-    found += [f"gdcminfo {file.name}: {text}" for file, text in read.items() if "ScalarType found" not in text]
+    """GDCM must read the first and last file and, given the series' geometry, see their slices in their places."""
+    files = files_of(folder)
+    read = {file: "\n".join(_said("gdcminfo", file)) for file in (files[0], files[-1])}
+    found = [f"gdcminfo {file.name}: {text}" for file, text in read.items() if "ScalarType found" not in text]
     if geometry is None or found:
         return found
     place = LPS_TO_RAS @ geometry.affine
     cosines = [place[:3, axis] / geometry.spacing[axis] for axis in (0, 1)]
-    for file, k in ((files[0], 0), (files[min(len(files), geometry.shape[2]) - 1], geometry.shape[2] - 1)):
+    for file, k in ((files[0], 0), (files[-1], geometry.shape[2] - 1)):
         expected = {
             "Origin": (place @ [0, 0, k, 1])[:3],
             "Spacing": np.array(geometry.spacing[:2]),
@@ -112,6 +145,12 @@ def dcmftest(folder: Path) -> list[str]:
     return [f"dcmftest: {line}" for line in _said("dcmftest", *files_of(folder)) if not line.startswith("yes: ")]
 
 
+def dcmdump(folder: Path) -> list[str]:
+    """DCMTK must read every element without a remark, such as one on elements out of order."""
+    lines = _said("dcmdump", *files_of(folder))
+    return [f"dcmdump: {line}" for line in lines if line.startswith(("W: ", "E: ", "F: "))]
+
+
 def dcm2niix(folder: Path, volumes: Sequence[Volume], work: Path) -> list[str]:
     """One image with our affine and voxels, nothing evened out or slid back. Its exit status says nothing."""
     (work / "out").mkdir(parents=True)
@@ -120,7 +159,7 @@ def dcm2niix(folder: Path, volumes: Sequence[Volume], work: Path) -> list[str]:
     if [p.name for p in images] != ["image.nii"]:
         return [f"dcm2niix made {[p.name for p in images]}: {' '.join(said)}"]
     image = nibabel.load(images[0])
-    voxels = on_grid_of(volumes[0].geometry, image, CORNERS_MM)
+    voxels = on_grid_of(volumes[0].geometry, image, CORNERS_MM + lean(volumes[0].geometry))
     if voxels is None:
         return [f"dcm2niix: affine {image.affine.tolist()}, expected {volumes[0].geometry.affine.tolist()}"]
     return _differences("dcm2niix", folder, volumes, voxels)
@@ -136,7 +175,7 @@ def highdicom_volume(folder: Path, volume: Volume) -> list[str]:
     except Exception as error:  # whatever it raises is its complaint
         return [f"highdicom: {type(error).__name__}: {error}"]
     image = nibabel.Nifti1Image(read.array.astype(np.float64), LPS_TO_RAS @ read.affine)
-    voxels = on_grid_of(volume.geometry, image, CORNERS_MM)
+    voxels = on_grid_of(volume.geometry, image, CORNERS_MM + lean(volume.geometry))
     if voxels is None:
         return [f"highdicom: affine {image.affine.tolist()}, expected {volume.geometry.affine.tolist()}"]
     return _differences("highdicom", folder, [volume], voxels)
@@ -154,10 +193,22 @@ def attributes(folder: Path) -> list[str]:
 def attribute_faults(ds: Dataset) -> list[str]:
     """``attributes`` of one data set."""
     modules = _modules(ds.SOPClassUID)
-    found = list(dict.fromkeys(fault for usage, tree in modules for fault in _faults(ds, tree, "", whole=usage == "M")))
-    known = {keyword for _, tree in modules for keyword in tree}
+    there = _keywords(ds)
+    faults = (f for usage, tree in modules for f in _faults(ds, there, tree, "", whole=usage == "M"))
+    found = list(dict.fromkeys(faults))
+    known = {keyword for _, tree in modules for keyword in tree} | EXTENSIONS.get(ds.SOPClassUID, set())
     found += [f"{element.keyword or element.tag} is foreign" for element in ds if element.keyword not in known]
     return found
+
+
+def lean(geometry: Geometry) -> float:
+    """Mm by which the last slice lies beside the normal through the first; other readers stack slices on the normal.
+
+    Source slices lie that far aside where their places are rounded, and the derived ones follow them.
+    """
+    i, j, k = geometry.affine[:3, :3].T
+    normal = np.cross(i, j) / np.linalg.norm(np.cross(i, j))
+    return float(np.linalg.norm(k - normal * (normal @ k))) * (geometry.shape[2] - 1)
 
 
 def on_grid_of(geometry: Geometry, image: nibabel.Nifti1Image, tolerance: float) -> np.ndarray | None:
@@ -222,9 +273,8 @@ def _modules(sop_class: str) -> list[tuple[str, dict[str, Any]]]:
     ]
 
 
-def _faults(ds: Dataset, tree: dict[str, Any], path: str, *, whole: bool) -> Iterator[str]:
-    """whole: what is missing counts too."""
-    there = {element.keyword for element in ds}
+def _faults(ds: Dataset, there: set[str], tree: dict[str, Any], path: str, *, whole: bool) -> Iterator[str]:
+    """there: keywords of the data set. whole: what is missing counts too."""
     for keyword, item in tree.items():
         kind = item["type"].value
         if keyword not in there:
@@ -234,4 +284,8 @@ def _faults(ds: Dataset, tree: dict[str, Any], path: str, *, whole: bool) -> Ite
             yield f"{path}{keyword} of type 1 is empty"
         elif "attributes" in item:
             for inner in ds[keyword].value:
-                yield from _faults(inner, item["attributes"], f"{path}{keyword}.", whole=True)
+                yield from _faults(inner, _keywords(inner), item["attributes"], f"{path}{keyword}.", whole=True)
+
+
+def _keywords(ds: Dataset) -> set[str]:
+    return {element.keyword for element in ds}

@@ -10,8 +10,10 @@ import pydicom
 import pytest
 from pydicom.dataset import Dataset
 
-from medsr.image.dicom_read import inspect, read
+from medsr.image.dicom_read import find_series, inspect, inspect_series, read
+from medsr.image.header import Header
 from medsr.resources import sample_path
+from tests.image.dicom_crude import write_crude
 from tests.image.dicom_judges import (
     attributes,
     complaints,
@@ -24,6 +26,57 @@ from tests.image.dicom_judges import (
     highdicom_volume,
     needs_judges,
 )
+from tests.image.dicom_phantom import Phantom, rotation, save
+
+REAL = [
+    "ct_ricord-jpeglossless", "d2n_failing-slicecount-001", "d2n_failing-sliceorientation-001", "d2n_ge-anatomical-001",
+    "d2n_ge-anatomical-001_single_slice", "d2n_generic-anatomical-002_non_isotropic", "d2n_generic-compressed_j2k-001",
+    "d2n_hitachi-anatomical-001", "d2n_hyperfine-anatomical-001", "d2n_philips-anatomical-001",
+    "d2n_philips_enhanced-anatomical-001", "d2n_philips_enhanced-fmri-001", "d2n_siemens-anatomical-001",
+    "d2n_siemens_multiframe-anatomical-001", "dup_rider-0109", "enh_philips-fieldmap", "enh_siemens-xa10",
+    "loc_tcga-topogram", "mr_brainix-flair", "mr_hippocrop-btp003", "ts_siemens-mosaic/4.dcm", "ts_wg04-CT2/CT2_UNC",
+    "ts_wg04-MR3/MR3_UNC",
+]  # fmt: skip
+PHANTOMS: dict[str, Callable[[], list[Dataset]]] = {
+    "CT": lambda: Phantom("CT").classic(),
+    "CT, enhanced": lambda: [Phantom("CT").enhanced()],
+    "MR": lambda: Phantom("MR").classic(),
+    "MR, enhanced": lambda: [Phantom("MR").enhanced()],
+    "MR, scaled": lambda: Phantom("MR", slope=0.37).classic(),
+    "MR, oblique": lambda: Phantom("MR", orientation=rotation((20, -35, 10))).classic(),
+    "CT, sagittal": lambda: Phantom("CT", orientation=(0, 1, 0, 0, 0, -1)).classic(),
+    "CT, one slice": lambda: Phantom("CT", stored=Phantom().stored[:, :, :1]).classic(),
+}
+
+
+@needs_judges
+@pytest.mark.parametrize("kind", PHANTOMS)
+@pytest.mark.parametrize("scale", [(2, 2, 1), (1, 1, 3), (1.5, 1.7, 2.2)])
+def test_phantoms(kind: str, scale: tuple[float, float, float], tmp_path: Path) -> None:
+    source = inspect(save(tmp_path / "source", PHANTOMS[kind]()))
+    made = write_crude(tmp_path / "derived", source, scale)
+    assert complaints(made.folder, made.volumes, tmp_path / "source", tmp_path / "work") == []
+
+
+@needs_judges
+@pytest.mark.parametrize("name", REAL)
+def test_real_series(data_dir: Path, tmp_path: Path, name: str) -> None:
+    """Each series of a folder, refined, with all its volumes."""
+    for number, series in enumerate(find_series(data_dir / "dicom" / name)):
+        source = inspect_series(series)
+        scale = (1, 1, 2) if max(source.geometry.shape) >= 256 else (1.5, 2, 2)
+        work = tmp_path / str(number)
+        made = write_crude(work / "derived", source, scale)
+        assert complaints(made.folder, made.volumes, sources_of(source, work / "source"), work / "judges") == []
+
+
+def sources_of(header: Header, folder: Path) -> Path:
+    """A folder with links to the files of a series."""
+    folder.mkdir()
+    frames = [frame for volume in header.extra.series.volumes for frame in volume]
+    for number, path in enumerate({frame.head.source.path for frame in frames}):
+        (folder / str(number)).symlink_to(path)
+    return folder
 
 
 @pytest.fixture
