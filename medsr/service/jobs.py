@@ -37,7 +37,7 @@ _COLUMNS = (
 _NEXT = "SELECT id FROM job WHERE state = 'queued' ORDER BY attempts, id LIMIT 1"
 _NEXT_AHEAD = """
     SELECT id FROM job WHERE state = 'queued' AND crashes = 0
-    AND (SELECT count(*) FROM (SELECT 1 FROM job WHERE state = 'queued' LIMIT 1000))
+    AND (SELECT jobs FROM tally WHERE state = 'queued')
       > (SELECT count(DISTINCT worker) FROM job WHERE state = 'running' AND worker <> :worker)
     ORDER BY attempts, id LIMIT 1"""
 _CLAIM = """
@@ -109,13 +109,11 @@ class JobStore:
                 yield job.key, job.name, task, job.state, job.error, job.exit_code, now, finished
 
         with self._writing(durable=True) as database:
-            before = database.total_changes
-            database.executemany(
+            new = database.executemany(
                 "INSERT INTO job (key, name, task, state, error, exit_code, created, finished) "
                 "VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (key) DO NOTHING",
                 rows(),
-            )
-            new = database.total_changes - before
+            ).rowcount
         return Added(new, given - new)
 
     def requeue(self, ids: Iterable[int]) -> int:
@@ -200,7 +198,7 @@ class JobStore:
     def counts(self) -> Counts:
         """How many jobs are in each state."""
         with self._lock, self._faults():
-            return Counts(**dict(self._connection.execute("SELECT state, count(*) FROM job GROUP BY state").fetchall()))
+            return Counts(**dict(self._connection.execute("SELECT state, jobs FROM tally").fetchall()))
 
     # --- inside
 

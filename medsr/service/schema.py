@@ -32,8 +32,30 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             CHECK ((state = 'running') = (worker IS NOT NULL AND lease_until IS NOT NULL))
         ) STRICT
         """,
-        # The next job, those of one state and the counts are all found in this one index.
+        # The next job, and those of one state, are found in this index.
         "CREATE INDEX job_state ON job (state, attempts)",
+        # How many are in each state: kept rather than counted, since a batch asks several times a second.
+        "CREATE TABLE tally (state TEXT PRIMARY KEY, jobs INTEGER NOT NULL) STRICT",
+        """
+        INSERT INTO tally VALUES
+            ('queued', 0), ('running', 0), ('done', 0), ('failed', 0), ('parked', 0), ('skipped', 0)
+        """,
+        """
+        CREATE TRIGGER job_added AFTER INSERT ON job BEGIN
+            UPDATE tally SET jobs = jobs + 1 WHERE state = new.state;
+        END
+        """,
+        """
+        CREATE TRIGGER job_changed AFTER UPDATE OF state ON job WHEN old.state <> new.state BEGIN
+            UPDATE tally SET jobs = jobs - 1 WHERE state = old.state;
+            UPDATE tally SET jobs = jobs + 1 WHERE state = new.state;
+        END
+        """,
+        """
+        CREATE TRIGGER job_removed AFTER DELETE ON job BEGIN
+            UPDATE tally SET jobs = jobs - 1 WHERE state = old.state;
+        END
+        """,
     ),
 )
 
