@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, NoReturn
+from typing import BinaryIO, NoReturn, Protocol
 
 from medsr.errors import ConfigError, DeviceError, InputError, JobError, MedsrError, ModelError, PlanError
 from medsr.service.jobs import Counts, JobStore
@@ -53,7 +53,24 @@ def run_crew(store: JobStore, orders: Orders, tell: Tell | None = None) -> Count
     first: they finish what they are writing and give back the rest. Raises what a worker could not go on for, such as
     DeviceError for a device that is absent, and JobError when the store cannot be used or workers die at once.
     """
-    crew = _Crew(store, orders)
+    return work_off(store, _Processes(store, orders), tell, fail_fast=orders.fail_fast)
+
+
+class Crew(Protocol):
+    """Workers, wherever they are."""
+
+    def look(self) -> None:
+        """See who has ended, and how. Raises what ended a worker that was no scan's fault."""
+
+    def fill(self, counts: Counts) -> None:
+        """As many workers as there is work for."""
+
+    def end(self) -> None:
+        """Tell all to end, wait for it, and give back what they had; an interruption meanwhile is raised after it."""
+
+
+def work_off(store: JobStore, crew: Crew, tell: Tell | None = None, *, fail_fast: bool) -> Counts:
+    """Keep a crew at work until no job is queued or running; the rest is as ``run_crew`` says."""
     counts = store.counts()
     failed_before = counts.failed + counts.parked
     reaped = time.monotonic()
@@ -66,13 +83,29 @@ def run_crew(store: JobStore, orders: Orders, tell: Tell | None = None) -> Count
             counts = store.counts()
             if tell is not None:
                 tell(counts)
-            if orders.fail_fast and counts.failed + counts.parked > failed_before:
+            if fail_fast and counts.failed + counts.parked > failed_before:
                 break
             crew.fill(counts)
             time.sleep(_TICK_S)
     finally:
         crew.end()
     return store.counts()
+
+
+class Deaths:
+    """Of workers that died without a word, or of a fault of ours."""
+
+    def __init__(self, store: JobStore) -> None:
+        self._store, self._idle = store, 0
+
+    def note(self, worker: str, how: str) -> None:
+        """What it had goes back to the queue, or is parked. Raises JobError when one after another had nothing."""
+        if self._store.lost(worker, time.time()):
+            self._idle = 0
+            return
+        self._idle += 1
+        if self._idle >= _IDLE_DEATHS:
+            raise JobError(f"workers end at once, {how}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,14 +116,14 @@ class _Worker:
     log: Path
 
 
-class _Crew:
+class _Processes:
     """The processes. A seat is a place for one of them: it keeps its log and its device."""
 
     def __init__(self, store: JobStore, orders: Orders) -> None:
         self._store, self._orders = store, orders
         self._seats: dict[int, _Worker] = {}
         self._started = 0
-        self._idle_deaths = 0
+        self._deaths = Deaths(store)
 
     def look(self) -> None:
         """See who has ended, and how. Raises what ended a worker that was no scan's fault."""
@@ -102,7 +135,8 @@ class _Crew:
             if code in _BY_CODE and code != 0:
                 _raise(code, worker.log)
             if code != 0:
-                self._died(worker, code)
+                how = f"of signal {-code}" if code < 0 else f"with exit code {code}"
+                self._deaths.note(worker.name, f"{how}; see {worker.log}")
 
     def fill(self, counts: Counts) -> None:
         """As many workers as there is work for."""
@@ -155,16 +189,6 @@ class _Crew:
         del self._seats[worker.seat]
         if worker.process.stdin is not None:
             worker.process.stdin.close()
-
-    def _died(self, worker: _Worker, code: int) -> None:
-        """A worker died without a word, or of a fault of ours; what it had goes back to the queue, or is parked."""
-        if self._store.lost(worker.name, time.time()):
-            self._idle_deaths = 0
-            return
-        self._idle_deaths += 1
-        if self._idle_deaths >= _IDLE_DEATHS:
-            how = f"of signal {-code}" if code < 0 else f"with exit code {code}"
-            raise JobError(f"workers end at once, {how}; see {worker.log}")
 
 
 def _cores() -> int:
