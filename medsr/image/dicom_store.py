@@ -56,37 +56,40 @@ def scale_of(volumes: Sequence[Volume], frames: Sequence[Frame]) -> Scale:
 
     CT: whole HU, signed, intercept 0; unsigned with an intercept beyond that. MR: the finest slope among the source's
     frames, and its intercept and sign where the values fit; doubled until they fit, halved where the values span so few
-    steps that rounding would show (a result that is not in the template's units). Raises JobError for values that
-    no scale holds.
+    steps that rounding would show (a result that is not in the template's units). Raises JobError for CT beyond 16
+    bits, and for NaN and Inf.
     """
     low, high = _span(volumes)
     if volumes[0].modality == "CT":
-        candidates = [Scale(1.0, 0.0, signed=True), Scale(1.0, float(np.floor(low)), signed=False)]
-        return _first(candidates, low, high, "whole HU")
+        for scale in (Scale(1.0, 0.0, signed=True), Scale(1.0, float(np.floor(low)), signed=False)):
+            if scale.holds(low, high):
+                return scale
+        raise JobError(f"{low:g} to {high:g} HU cannot be stored in 16 bits; write NIfTI (-o NAME.nii.gz)")
     slope = min(abs(frame.slope) for frame in frames)
-    if (high - low) / slope < _ROUGH:
-        slope *= 2.0 ** -np.ceil(np.log2(_FINE * slope / max(high - low, 1e-30)))
-    while (high - low) / slope > _STEPS - 2:
+    if 0 < high - low < _ROUGH * slope:
+        slope *= 2.0 ** -np.ceil(np.log2(_FINE * slope / (high - low)))
+    while True:  # ends: the last candidate holds whatever spans few enough steps
+        slope = _as_written(slope)
+        for scale in _candidates(slope, low, frames):
+            if scale.holds(low, high):
+                return scale
         slope *= 2
-    slope = _as_written(slope)
+
+
+def _candidates(slope: float, low: float, frames: Sequence[Frame]) -> list[Scale]:
+    """Scales for MR, the best first."""
     intercept = next((frame.inter for frame in frames if abs(frame.slope) == slope), 0.0)
     signed = frames[0].layout.signed
-    candidates = [
-        Scale(slope, start, sign) for start in dict.fromkeys((intercept, 0.0)) for sign in (signed, not signed)
+    starts = dict.fromkeys((intercept, 0.0))
+    return [
+        *(Scale(slope, start, sign) for start in starts for sign in (signed, not signed)),
+        Scale(slope, _as_written(low), signed=False),
     ]
-    return _first([*candidates, Scale(slope, _as_written(low), signed=False)], low, high, "16 bits")
 
 
 def _as_written(value: float) -> float:
     """A number of the scale as the file will have it."""
     return float(decimal_of_any_size(value))
-
-
-def _first(candidates: Sequence[Scale], low: float, high: float, what: str) -> Scale:
-    for scale in candidates:
-        if scale.holds(low, high):
-            return scale
-    raise JobError(f"values from {low:g} to {high:g} cannot be stored as DICOM in {what}; write NIfTI (-o NAME.nii.gz)")
 
 
 def _span(volumes: Sequence[Volume]) -> tuple[float, float]:
