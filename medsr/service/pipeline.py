@@ -5,6 +5,7 @@ At most three scans are in memory. What is a scan's fault fails its job; what is
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 import traceback
@@ -19,9 +20,10 @@ from medsr.image.files import display_name
 from medsr.machine import available_memory
 from medsr.request import Request
 from medsr.run import Prepared, Processed, load_for, prepare, process, publish
-from medsr.service.jobs import Job, JobStore
+from medsr.service.jobs import Job
 from medsr.service.log import EventLog
 from medsr.service.outcome import Outcome, outcome_of
+from medsr.service.records import Desk as Desk
 from medsr.service.tasks import Task
 
 if TYPE_CHECKING:
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
 LEASE_S = 60.0  # after which a job is taken from a worker that does not renew it
 RENEWALS = 4  # in the time of a lease
 BUG = 1  # exit code of what should not happen
+# Python's own 5 ms: so long would the network wait, after each of its operations, for a thread that reads or writes.
+SWITCH_S = 0.0001
 
 T = TypeVar("T")
 
@@ -73,7 +77,7 @@ class _Stopped(Exception):  # noqa: N818  no error
 class Pipeline:
     """A context manager; on leaving it, what is being written is finished and every other job given back."""
 
-    def __init__(self, store: JobStore, out: Path, rules: Rules, log: EventLog, stop: threading.Event) -> None:
+    def __init__(self, store: Desk, out: Path, rules: Rules, log: EventLog, stop: threading.Event) -> None:
         """out: the folder that the outputs of tasks are relative to. stop: set from outside to end early."""
         self._store, self._out, self._rules, self._log, self._stop = store, out, rules, log, stop
         self._reader, self._writer = ThreadPoolExecutor(1, "read"), ThreadPoolExecutor(1, "write")
@@ -83,8 +87,10 @@ class Pipeline:
         self._ended = threading.Event()
         self._heart = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
         self._heart_fault: MedsrError | None = None
+        self._switch_s = sys.getswitchinterval()
 
     def __enter__(self) -> Self:
+        sys.setswitchinterval(SWITCH_S)
         self._heart.start()
         return self
 
@@ -93,6 +99,7 @@ class Pipeline:
         self._writer.shutdown()
         self._ended.set()
         self._heart.join()
+        sys.setswitchinterval(self._switch_s)
         try:
             given_back = self._store.release(self._rules.name)
         except JobError:

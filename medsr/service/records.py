@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 State = Literal["queued", "running", "done", "failed", "parked", "skipped"]
 
@@ -79,3 +79,22 @@ class Counts:
     def total(self) -> int:
         """All jobs."""
         return self.unfinished + self.done + self.failed + self.parked + self.skipped
+
+
+class Desk(Protocol):
+    """Where a worker gets jobs and reports what became of them: a ``JobStore``, or what stands for one elsewhere."""
+
+    def claim(self, worker: str, now: float, lease_s: float, *, ahead: bool = False) -> Job | None:
+        """As ``JobStore.claim``."""
+
+    def heartbeat(self, worker: str, now: float, lease_s: float) -> frozenset[int]:
+        """As ``JobStore.heartbeat``."""
+
+    def finish(self, job: Job, outcome: Mapping[str, Any], now: float) -> bool:
+        """As ``JobStore.finish``."""
+
+    def fail(self, job: Job, error: str, exit_code: int, now: float, *, retry: bool = False) -> bool:
+        """As ``JobStore.fail``."""
+
+    def release(self, worker: str) -> int:
+        """As ``JobStore.release``."""

@@ -16,9 +16,10 @@ from medsr.errors import MedsrError
 from medsr.service.jobs import JobStore
 from medsr.service.log import EventLog
 from medsr.service.pipeline import LEASE_S, Pipeline, Rules
+from medsr.service.records import Desk
 
 
-def run_worker(store: JobStore, out: Path, rules: Rules, log: EventLog, stop: threading.Event) -> None:
+def run_worker(store: Desk, out: Path, rules: Rules, log: EventLog, stop: threading.Event) -> None:
     """Work until no job is queued, or until ``stop`` is set; what was not finished then is given back.
 
     out: the folder that the outputs of tasks are relative to. A scan that fails is recorded, and the next one taken.
