@@ -283,8 +283,10 @@ def _faults(ds: Dataset, there: set[str], tree: dict[str, Any], path: str, *, wh
         elif kind == "1" and ds[keyword].is_empty:
             yield f"{path}{keyword} of type 1 is empty"
         elif "attributes" in item:
+            # A functional group is in one of the two sequences of them.
+            whole_item = not keyword.endswith("FunctionalGroupsSequence")
             for inner in ds[keyword].value:
-                yield from _faults(inner, _keywords(inner), item["attributes"], f"{path}{keyword}.", whole=True)
+                yield from _faults(inner, _keywords(inner), item["attributes"], f"{path}{keyword}.", whole=whole_item)
 
 
 def _keywords(ds: Dataset) -> set[str]:
