@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any, NoReturn
 
 import click
 
 from medsr import __version__
+from medsr.exits import fail, run, say
 from medsr.options import (
     HEADER_OPTIONS,
     MODEL_OPTIONS,
@@ -29,8 +27,6 @@ from medsr.options import (
 )
 
 SOME_FAILED = 8
-INTERRUPTED, TERMINATED = 130, 143  # 128 + signal, as a shell reports it
-_REPORT = "this is a bug of medsr; please report it with this line, the output of 'medsr --version' and your command"
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -75,7 +71,7 @@ def upscale(  # the boundary to click: the one place for **options
         from medsr.wording import plan_text
 
         header, _, plan = plan_file(scan, output, request, overwrite=overwrite)
-        _say(json.dumps(plan.to_json(), indent=2, default=str) if as_json else plan_text(plan, header))
+        say(json.dumps(plan.to_json(), indent=2, default=str) if as_json else plan_text(plan, header))
         return
     from medsr.run import upscale_file
     from medsr.terminal import progress
@@ -84,12 +80,12 @@ def upscale(  # the boundary to click: the one place for **options
     with progress(quiet=quiet) as report:
         done = upscale_file(scan, output, request, report, overwrite=overwrite)
     if as_json:
-        _say(json.dumps(done.sidecar, indent=2))
+        say(json.dumps(done.sidecar, indent=2))
     elif not quiet:
-        _say(summary(done))
+        say(summary(done))
     command = isotropic_command(scan, done.header, done.plan)
     if command is not None and not quiet:
-        _say(f"hint: the slices are coarser than their pixels; to make them finer too: {command}", err=True)
+        say(f"hint: the slices are coarser than their pixels; to make them finer too: {command}", err=True)
 
 
 def _check_sampler_options(ctx: click.Context, *textures: float, uncertainty: bool = False) -> None:
@@ -138,13 +134,13 @@ def info(
         except MedsrError as error:
             listed, code = [{"file": str(path), "error": str(error)}], error.exit_code
             if not as_json:
-                _fail(str(error))
+                fail(str(error))
                 continue
         found += listed
         if not as_json:
-            _say(entries_text(listed) + "\n")
+            say(entries_text(listed) + "\n")
     if as_json:
-        _say(json.dumps(found, indent=2))
+        say(json.dumps(found, indent=2))
     return code
 
 
@@ -177,7 +173,7 @@ def degrade(
         volume=volume,
         overwrite=overwrite,
     )
-    _say(f"{one_line(output)}: {grid(coarse.shape, coarse.spacing)}")
+    say(f"{one_line(output)}: {grid(coarse.shape, coarse.spacing)}")
 
 
 @cli.command()
@@ -204,7 +200,7 @@ def compare(
     from medsr.evaluation.compare import compare_command
     from medsr.evaluation.record import command_text
 
-    _say(compare_command(files, command=command_text(sys.argv), **options))
+    say(compare_command(files, command=command_text(sys.argv), **options))
 
 
 @cli.group()
@@ -220,11 +216,11 @@ def model_list(as_json: bool) -> None:
 
     cards = [read_card(name) for name in list_models()]
     if as_json:
-        _say(json.dumps([{"name": c.name, "version": c.version, "sha256": c.sha256} for c in cards], indent=2))
+        say(json.dumps([{"name": c.name, "version": c.version, "sha256": c.sha256} for c in cards], indent=2))
     elif cards:
-        _say("\n".join(f"{c.name:<16} {c.version:<8} {'+'.join(c.modalities):<6} {c.sha256[:12]}" for c in cards))
+        say("\n".join(f"{c.name:<16} {c.version:<8} {'+'.join(c.modalities):<6} {c.sha256[:12]}" for c in cards))
     else:
-        _say("no models in the package; give a .safetensors file with --model", err=True)
+        say("no models in the package; give a .safetensors file with --model", err=True)
 
 
 @model.command("info")
@@ -233,7 +229,7 @@ def model_info(name: str) -> None:
     """Print a model's card as JSON: data, licences, intended use, limits, measured results."""
     from medsr.card import read_card
 
-    _say(json.dumps(read_card(name).model_dump(mode="json"), indent=2))
+    say(json.dumps(read_card(name).model_dump(mode="json"), indent=2))
 
 
 # --- demo, train ---------------------------------------------------------------------------------------------------
@@ -268,8 +264,8 @@ def demo(
 
     with progress(quiet=quiet) as report:
         outcome = run_demo(output, model=model_name, device=device, progress=report, real=real)
-    _say(outcome.table())
-    _say(f"picture: {one_line(outcome.picture)}")
+    say(outcome.table())
+    say(f"picture: {one_line(outcome.picture)}")
 
 
 @cli.command()
@@ -300,9 +296,9 @@ def train(
     from medsr.training.command import train_command, validate_command
 
     if validate:
-        validate_command(config, out, overrides, report=_say)
+        validate_command(config, out, overrides, report=say)
     else:
-        train_command(config, out, init, max_minutes, overrides, dry_run=dry_run, report=_say)
+        train_command(config, out, init, max_minutes, overrides, dry_run=dry_run, report=say)
 
 
 # --- evaluate ------------------------------------------------------------------------------------------------------
@@ -367,12 +363,12 @@ def evaluate(
             data, out, request, resume=resume, overwrite=overwrite, command=command_text(sys.argv), progress=report
         )
     if as_json:
-        _say((out / "metrics.json").read_text(encoding="utf-8"))
+        say((out / "metrics.json").read_text(encoding="utf-8"))
     elif not quiet:
-        _say(in_words(done, out))
+        say(in_words(done, out))
     for name in done.failed:
         reason = next(e.reason for e in done.study.excluded if e.volume == name)
-        _fail(f"{name} was left out: {reason}")
+        fail(f"{name} was left out: {reason}")
     return SOME_FAILED if done.failed else 0
 
 
@@ -399,105 +395,9 @@ def report(
 
     sentence = write_report(studies, output, overwrite=overwrite)
     if not quiet:
-        _say(f"{one_line(output)}: {sentence}")
-
-
-# --- what a terminal sees ------------------------------------------------------------------------------------------
-
-
-def _say(text: str, *, err: bool = False) -> None:
-    from medsr.terminal import printable
-
-    click.echo(printable(text), err=err)
-
-
-def _fail(text: str) -> None:
-    _say(f"medsr: error: {' '.join(text.splitlines())}", err=True)
-
-
-# --- the way in and out --------------------------------------------------------------------------------------------
-
-
-RAISED_AGAIN_S = 2.0  # long after the unfinished files are gone
-
-
-class _Terminated(BaseException):
-    """SIGTERM, as an exception: unfinished files are removed on the way out."""
-
-
-class _Interrupted(KeyboardInterrupt):
-    """Ctrl-C. Python itself ends by the signal, whatever we return, once a plain KeyboardInterrupt has left an exec."""
-
-
-def _raising(kind: type[BaseException]) -> Callable[[int, FrameType | None], None]:
-    """Handler that raises ``kind``, and again while the command goes on: an import may have swallowed the exception."""
-
-    def handler(number: int, frame: FrameType | None) -> None:  # noqa: ARG001  as signal.signal wants it
-        if hasattr(signal, "setitimer"):
-            signal.signal(signal.SIGALRM, handler)
-            loading = getattr(getattr(sys.modules.get("torch"), "__spec__", None), "_initializing", False)
-            signal.setitimer(signal.ITIMER_REAL, 0.1 if loading else RAISED_AGAIN_S)
-            if loading:  # an exception inside torch's own start-up would abort the process: wait for its end
-                return
-        raise kind
-
-    return handler
-
-
-def _calm() -> None:
-    """The signal has been heard; it is not raised again."""
-    if hasattr(signal, "setitimer"):
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        say(f"{one_line(output)}: {sentence}")
 
 
 def main(args: Sequence[str] | None = None) -> NoReturn:
     """Run one command and exit with its documented code."""
-    signal.signal(signal.SIGTERM, _raising(_Terminated))
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where it is ignored, as under nohup
-        signal.signal(signal.SIGINT, _raising(_Interrupted))
-    # Threads that wait by spinning make a run several times slower where other programs need the cores too.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    arguments = list(sys.argv[1:] if args is None else args)
-    sys.exit(_run(arguments))
-
-
-def _run(arguments: list[str]) -> int:
-    from medsr.errors import MedsrError
-
-    try:
-        value = cli.main(arguments, prog_name="medsr", standalone_mode=False)
-        sys.stdout.flush()
-        return value if isinstance(value, int) else 0
-    except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.format_message(), err=True)
-        return error.exit_code
-    except click.ClickException as error:
-        _fail(error.format_message())
-        if isinstance(error, click.UsageError) and error.ctx is not None:
-            _say(f"try '{error.ctx.command_path} --help'", err=True)
-        return error.exit_code
-    except MedsrError as error:
-        _fail(str(error))
-        return error.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        _calm()
-        _fail("interrupted; no half-written file was left")
-        return INTERRUPTED
-    except _Terminated:
-        _calm()
-        _fail("terminated; no half-written file was left")
-        return TERMINATED
-    except MemoryError:
-        _fail("out of memory; ask for a smaller --scale or crop the scan")
-        return 6
-    except BrokenPipeError:  # the reader of our output has gone, as with | head
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except Exception as error:
-        _fail(f"unexpected {type(error).__name__}: {error}")
-        _say(_REPORT, err=True)
-        if any(a in ("-v", "--verbose") for a in arguments):
-            import traceback
-
-            traceback.print_exc()
-        return 1
+    run(cli, args)

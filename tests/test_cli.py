@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 import medsr
-from medsr import cli
+from medsr import cli, exits
 from medsr.plan import Request
 from medsr.resources import config_path, sample_path
 
@@ -343,12 +343,12 @@ def test_a_bug_says_what_to_report(monkeypatch, capsys, scan, tiny_model):
         raise RuntimeError("two\nlines")
 
     monkeypatch.setattr("medsr.run.upscale_file", broken)
-    assert cli._run(["upscale", str(scan), "--model", str(tiny_model)]) == 1
+    assert exits.outcome(cli.cli, ["upscale", str(scan), "--model", str(tiny_model)]) == 1
     quiet = capsys.readouterr().err
     assert "unexpected RuntimeError: two lines" in quiet
     assert "medsr --version" in quiet
     assert "Traceback" not in quiet
-    assert cli._run(["upscale", str(scan), "--model", str(tiny_model), "-v"]) == 1
+    assert exits.outcome(cli.cli, ["upscale", str(scan), "--model", str(tiny_model), "-v"]) == 1
     assert "Traceback" in capsys.readouterr().err
 
 
