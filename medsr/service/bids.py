@@ -33,6 +33,20 @@ logs/
 sub-*/**/*.html
 """
 
+_README = """\
+{name}: images made finer by medsr {version}.
+
+{note}
+
+Every image of this dataset was computed from one image of the dataset that "Sources" in its JSON file names, on a finer
+grid over the same field of view. Detail that the scan did not transmit was predicted by a network from other scans: it
+may be wrong, and small lesions may be smoothed away. The JSON file beside each image holds the plan, the model with its
+hash, and the certificate: how far the image, scanned again, would be from the scan.
+
+manifest.jsonl lists every image that was looked at, with hashes of input and output, and why any has no result;
+summary.html shows the same on one page.
+"""
+
 
 def find_dataset(inputs: Sequence[Path]) -> Found:
     """The anatomical images of one BIDS dataset, named by BIDS, with outputs that are named by BIDS.
@@ -121,7 +135,7 @@ def write_description(out: Path, root: Path, version: str) -> None:
         "SourceDatasets": [{"URL": link}],
         "DatasetLinks": {RAW: link},
     }
-    readme = f"{name}: images made finer by medsr {version}.\n\n{NOTE}\nEach image's JSON file says how it was made.\n"
+    readme = _README.format(name=name, version=version, note=NOTE)
     texts = {DESCRIPTION: json.dumps(description, indent=2) + "\n", "README": readme, ".bidsignore": _IGNORED}
     for file, text in texts.items():
         with atomic_write(out / file, overwrite=True) as stream:

@@ -105,8 +105,8 @@ def read_manifest(path: Path) -> Iterator[Row]:
         with path.open(encoding="utf-8") as stream:
             for line in stream:
                 yield Row.from_json(json.loads(line))
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise JobError(f"{display_name(path)} is damaged ({error}); remove it and run the batch again") from error
+    except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
+        raise JobError(f"{display_name(path)} is damaged ({error!r}); remove it and run the batch again") from error
 
 
 def _joined(place: Place) -> Iterator[Row]:
