@@ -62,9 +62,9 @@ def as_classic(dataset: Dataset, index: int, name: str) -> Dataset:
         tags = _Flat(flat)
         for keyword, value in (*_mr_codes(tags).items(), *_ct_codes(tags).items()):
             if value and keyword not in flat:
-                setattr(flat, keyword, value)
+                _set(flat, keyword, value)
         if tags.word("InPlanePhaseEncodingDirection") == "COLUMN":
-            flat.InPlanePhaseEncodingDirection = "COL"
+            _set(flat, "InPlanePhaseEncodingDirection", "COL")
         return flat
 
 
@@ -87,7 +87,14 @@ def _put(flat: Dataset, element: DataElement) -> None:
         value = round(value)
     elif isinstance(value, float) and dictionary_VR(keyword) == "DS":
         value = format_number_as_ds(value)
-    setattr(flat, keyword, value)
+    _set(flat, keyword, value)
+
+
+def _set(flat: Dataset, keyword: str, value: object) -> None:
+    """Put a new element there: assignment would change the one that is there, which is the source's own."""
+    new = Dataset()
+    setattr(new, keyword, value)
+    flat.update(new)
 
 
 @dataclass(frozen=True)

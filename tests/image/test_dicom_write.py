@@ -441,7 +441,7 @@ def test_loss_is_remembered(tmp_path: Path) -> None:
     ("charset", "name"),
     [
         ("ISO_IR 100", "Müller^Jörg"),
-        ("ISO_IR 144", "Люксембург"),  # noqa: RUF001
+        ("ISO_IR 144", "Люксембург"),
         ("ISO_IR 192", "王^小東"),
         ("GB18030", "王^小东"),
         (["", "ISO 2022 IR 87"], "Yamada^Tarou=山田^太郎=やまだ^たろう"),
