@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -115,13 +115,20 @@ def _plan_group(
             return
     for item in group:
         try:
-            yield _plan_one(item, series, request_of(item, request), cards, hashed=hashed)
+            yield _plan_one(item, series, _absolute(request_of(item, request)), cards, hashed=hashed)
         except MedsrError as error:
             yield LeftOut(item.name, str(error), error.exit_code)
         except OSError as error:
             yield LeftOut(item.name, f"cannot be read: {error.strerror or error}", InputError.exit_code)
         except Exception as error:  # one scan must not end a cohort, whatever is wrong with it or with us
             yield LeftOut(item.name, f"unexpected {type(error).__name__} while planning: {error}", 1)
+
+
+def _absolute(request: Request) -> Request:
+    """With the paths that a worker in another folder, or on another computer, needs."""
+    model = str(Path(request.model).absolute()) if request.model.endswith(".safetensors") else request.model
+    template = request.dicom_template
+    return replace(request, model=model, dicom_template=None if template is None else template.absolute())
 
 
 def _plan_one(

@@ -128,6 +128,18 @@ def test_missing_model_ends_it_all(tmp_path: Path) -> None:
         planned(tmp_path, Request(model="no-such-model"))
 
 
+def test_task_holds_no_relative_path(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scan(tmp_path / "in/a_T1w.nii.gz")
+    shutil.copy(tiny_model, tmp_path / "m.safetensors")
+    monkeypatch.chdir(tmp_path)
+    request = Request(model="m.safetensors", dicom_template=Path("template"))
+    (one,) = plan_items(find_items([Path("in")], request, out=Path("out")), request, hashed=True).planned
+    assert one.task is not None
+    assert one.task.path == tmp_path / "in/a_T1w.nii.gz"
+    assert one.task.request.model == str(tmp_path / "m.safetensors")
+    assert one.task.request.dicom_template == tmp_path / "template"
+
+
 def test_task_survives_json(tmp_path: Path) -> None:
     scan(tmp_path / "a_T1w.nii.gz")
     request = Request(scale=(2, 2, 1), volume=0, dicom_template=tmp_path / "x", seed=3)
