@@ -83,7 +83,6 @@ class Pipeline:
         self._reader, self._writer = ThreadPoolExecutor(1, "read"), ThreadPoolExecutor(1, "write")
         self._writing: Future[None] | None = None
         self._model: tuple[object, Model] | None = None
-        self._device_faults = 0
         self._ended = threading.Event()
         self._heart = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
         self._heart_fault: MedsrError | None = None
@@ -181,7 +180,7 @@ class Pipeline:
         try:
             model = self._model_for(ready.plan.request)
         except DeviceError:
-            raise  # the device is absent, for every scan
+            raise  # of no use for any scan
         except MedsrError as error:
             self._fail(job, error)
             return None
@@ -192,12 +191,10 @@ class Pipeline:
         except _Stopped:
             return None
         except Exception as error:
-            self._device_faults = self._device_faults + 1 if isinstance(error, DeviceError) else 0
-            if self._device_faults > 1:
-                raise
+            if isinstance(error, DeviceError):
+                self._model = None  # the scan was too large, or the device is lost: loading it again will tell
             self._fail(job, error)
             return None
-        self._device_faults = 0
         return _Made(job, done, (began, time.time()))
 
     def _publish(self, made: _Made) -> None:
@@ -229,11 +226,17 @@ class Pipeline:
             self._writing = None
 
     def _model_for(self, request: Request) -> Model:
-        """The model of a request, loaded unless the scan before had the same."""
+        """The model of a request, loaded unless the scan before had the same. Raises ModelError, DeviceError."""
         wanted = (request.model, request.device, request.threads)
         if self._model is None or self._model[0] != wanted:
             self._model = None  # its memory first
-            self._model = wanted, load_for(request)
+            try:
+                self._model = wanted, load_for(request)
+            except MedsrError:
+                raise
+            except Exception as error:
+                line = " ".join(str(error).splitlines()[:1])
+                raise DeviceError(f"the model cannot be put on the device {request.device}: {line}") from error
         return self._model[1]
 
     def _stop_here(self, stage: str, share: float) -> None:  # noqa: ARG002  a Progress

@@ -23,8 +23,8 @@ def run_worker(store: Desk, out: Path, rules: Rules, log: EventLog, stop: thread
     """Work until no job is queued, or until ``stop`` is set; what was not finished then is given back.
 
     out: the folder that the outputs of tasks are relative to. A scan that fails is recorded, and the next one taken.
-    Raises DeviceError when the device is absent or fails for two scans in a row, and JobError when the store cannot be
-    used: neither is a scan's fault, so no scan is failed for it.
+    Raises DeviceError when the device is absent or lost, and JobError when the store cannot be used: neither is a
+    scan's fault, so no scan is failed for it.
     """
     with Pipeline(store, out, rules, log, stop) as pipeline:
         pipeline.run()

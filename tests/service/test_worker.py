@@ -16,6 +16,7 @@ from medsr import plan as plan_module
 from medsr.errors import DeviceError
 from medsr.image.files import sha256_of
 from medsr.plan import Request
+from medsr.service import pipeline
 from medsr.service.jobs import JobStore
 from medsr.service.log import scan_hash
 from tests.service.cohort import Cohort
@@ -158,6 +159,40 @@ def test_an_absent_device_is_no_scans_fault(tmp_path, tiny_model):
     with pytest.raises(DeviceError, match="cuda:99"):
         cohort.work()
     assert [(j.state, j.attempts, j.crashes) for j in cohort.jobs().values()] == [("queued", 0, 0)] * 2
+
+
+def test_a_scan_that_is_too_large_for_the_device_fails_alone(cohort, monkeypatch):
+    """There is no device here that could run out of memory, so the engine's own error is raised in its place."""
+
+    def process(ready, model, progress, plain=pipeline.process):
+        if ready.plan.path.name.startswith(("a", "b")):
+            raise DeviceError("cuda ran out of memory twice")
+        return plain(ready, model, progress)
+
+    monkeypatch.setattr(pipeline, "process", process)
+    cohort.work()
+    jobs = cohort.jobs()
+    assert [(jobs[n].state, jobs[n].exit_code) for n in "abc"] == [("failed", 6), ("failed", 6), ("done", None)]
+
+
+def test_a_device_that_is_lost_ends_the_worker(cohort, monkeypatch):
+    """After a fault the model is loaded anew, which a lost device refuses: the scans behind it are not failed."""
+    loads = []
+
+    def load_for(request, plain=pipeline.load_for):
+        loads.append(request)
+        if len(loads) > 1:
+            raise RuntimeError("CUDA error: unspecified launch failure\nCompile with TORCH_USE_CUDA_DSA")
+        return plain(request)
+
+    def process(ready, model, progress):
+        raise DeviceError("cuda failed: unspecified launch failure")
+
+    monkeypatch.setattr(pipeline, "load_for", load_for)
+    monkeypatch.setattr(pipeline, "process", process)
+    with pytest.raises(DeviceError, match=r"cannot be put on the device cpu: CUDA error: unspecified launch failure$"):
+        cohort.work()
+    assert [(j.state, j.attempts) for j in cohort.jobs().values()] == [("failed", 1), ("queued", 0), ("queued", 0)]
 
 
 def test_settings_of_one_scan_are_its_own(cohort):
