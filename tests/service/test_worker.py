@@ -16,9 +16,12 @@ from medsr import plan as plan_module
 from medsr.errors import DeviceError
 from medsr.image.files import sha256_of
 from medsr.plan import Request
+from medsr.run import plan_file
 from medsr.service import pipeline
-from medsr.service.jobs import JobStore
+from medsr.service.jobs import JobStore, NewJob
 from medsr.service.log import scan_hash
+from medsr.service.tasks import Task
+from tests.conftest import ROOT
 from tests.service.cohort import Cohort
 
 SECONDS = 300  # after which a child is given up
@@ -209,6 +212,28 @@ def test_notes_stand_in_the_sidecar(cohort):
         store._change(f"UPDATE job SET task = '{json.dumps(task | {'notes': {'Sources': ['x']}})}' WHERE id = ?", [1])
     cohort.work()
     assert json.loads((cohort.out / "a" / "scan_sr.json").read_text())["Sources"] == ["x"]
+
+
+def test_a_dicom_series(tmp_path, tiny_model):
+    """In and out; done again, with its maps, every file has the bytes it had."""
+    cohort = Cohort(tmp_path, Request(model=str(tiny_model), device="cpu", threads=1, uncertainty=True))
+    scan = ROOT / "sample_data" / "head_dicom"
+    _, _, plan = plan_file(scan, None, cohort.request)
+    task = Task(scan, "study/head_sr", cohort.request, plan.to_json(), "not compared for series")
+    with JobStore(cohort.store_path, create=True) as store:
+        store.add([NewJob("key", "head", task.to_json())], time.time())
+    cohort.work()
+    first = cohort.jobs()["head"].outcome["files"]
+    folder = cohort.out / "study"
+    assert {folder / "head_sr.json", folder / "head_sr_std.dcm"} < {cohort.out / name for name in first}
+    assert len([name for name in first if name.startswith("study/head_sr/")]) == plan.target.shape[2]
+    with JobStore(cohort.store_path) as store:
+        store.requeue([1])
+    cohort.work()
+    second = cohort.jobs()["head"].outcome["files"]
+    del first["study/head_sr.json"], second["study/head_sr.json"]  # it tells the time
+    assert second == first
+    assert set(cohort.out.rglob("*.dcm")) == {cohort.out / name for name in first}
 
 
 # --- killed
