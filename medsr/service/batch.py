@@ -66,11 +66,6 @@ class Ended:
     waiting: int
     trouble: tuple[Trouble, ...]
 
-    @property
-    def nothing(self) -> bool:
-        """True when there was no scan among the inputs."""
-        return not (self.done or self.waiting or self.trouble)
-
 
 def plan_batch(
     inputs: Sequence[Path], request: Request, batch: BatchRequest, progress: Progress | None = None
@@ -121,7 +116,7 @@ def run_batch(
             report("writing the manifest", 1.0)
             write_summary(place, store, write_manifest(place, store))
             ended = _ended(store, enrolled)
-    if ended.nothing and batch.shard is None:
+    if not planning.planned and batch.shard is None and _is_no_fault(planning):
         raise PlanError(f"there is nothing to do: {_why_nothing(planning)}")
     return ended
 
@@ -217,6 +212,11 @@ def _ended(store: JobStore, enrolled: Enrolled) -> Ended:
             Trouble(job.name, job.error or "", job.exit_code or 1) for job in sorted(bad, key=lambda j: j.id)
         ),
     )
+
+
+def _is_no_fault(planning: Planning) -> bool:
+    """True when nothing is wrong with a scan: there is none, or none that should be upscaled."""
+    return all(row.exit_code in (0, PlanError.exit_code) for row in planning.left_out)
 
 
 def _why_nothing(planning: Planning) -> str:

@@ -12,6 +12,7 @@ from medsr.service.manifest import MANIFEST
 from medsr.service.planning import PlannedItem, Planning
 from medsr.service.summary import PAGE
 
+_LINES = 20  # of scans that failed
 _WIDTH = 48  # characters of a name in a table; the end of a path says more than its beginning
 
 
@@ -42,6 +43,13 @@ def ended_text(ended: Ended, out: Path) -> str:
     if ended.left_out:
         parts.append(f"{ended.left_out} left out")
     return f"{', '.join(parts)}\n{out / MANIFEST}, {out / PAGE}"
+
+
+def trouble_lines(ended: Ended) -> list[str]:
+    """One line for each scan without a result, the first of very many."""
+    lines = [t.reason if t.reason.startswith(t.name) else f"{t.name}: {t.reason}" for t in ended.trouble[:_LINES]]
+    more = len(ended.trouble) - _LINES
+    return [*lines, f"{more} more scans have no result; {MANIFEST} has them all"] if more > 0 else lines
 
 
 def ended_json(ended: Ended) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import quote
 
-from medsr.errors import ConfigError, InputError, PlanError
+from medsr.errors import ConfigError, PlanError
 from medsr.image.files import atomic_write, display_name
 from medsr.outputs import NOTE, stem
 from medsr.service.items import Found, Item, LeftOut, printable
@@ -72,7 +72,7 @@ def find_dataset(inputs: Sequence[Path]) -> Found:
             left_out.append(LeftOut(printable(relative), f"BIDS suffix {suffix!r} is none of {', '.join(IMAGES)}"))
     if not items and not left_out:
         reason = f"{display_name(root.resolve())} holds no image in sub-*/anat or sub-*/ses-*/anat"
-        left_out.append(LeftOut(printable(root.resolve().name), reason, InputError.exit_code))
+        left_out.append(LeftOut(printable(root.resolve().name), reason, PlanError.exit_code))
     return Found(tuple(items), tuple(left_out))
 
 

@@ -153,7 +153,7 @@ class _Search:
         found = joined([*parts, Found((), tuple(closed))])
         if not found.items and not found.left_out:
             reason = f"{display_name(top.resolve())} holds no scan; medsr reads {_READ}"
-            return Found((), (LeftOut(self._called(top), reason, InputError.exit_code),))
+            return Found((), (LeftOut(self._called(top), reason, PlanError.exit_code),))
         return found
 
     def scan(self, path: Path, name: PurePosixPath, *, named: bool) -> Item:

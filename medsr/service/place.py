@@ -35,6 +35,11 @@ class Shard:
         return f"{self.index}/{self.count}"
 
 
+def part_of(text: str | None) -> Shard | None:
+    """The part that ``--shard`` names; without it the one of a SLURM array; None: everything. Raises ConfigError."""
+    return shard_of_array(os.environ) if text is None else shard_by_text(text)
+
+
 def shard_by_text(text: str) -> Shard:
     """``2/8``. Raises ConfigError."""
     index, slash, count = text.partition("/")

@@ -145,8 +145,9 @@ def test_nothing_to_do_is_said(tmp_path: Path, tiny_model: Path) -> None:
     (tmp_path / "in").mkdir()
     with pytest.raises(ConfigError, match="no such file"):
         run_here(tmp_path / "gone", tmp_path / "out", tiny_model)
-    ended = run_here(tmp_path / "in", tmp_path / "out", tiny_model)
-    assert [t.exit_code for t in ended.trouble] == [3]
+    with pytest.raises(PlanError, match="holds no scan"):
+        run_here(tmp_path / "in", tmp_path / "out", tiny_model)
+    assert run_here(tmp_path / "in", tmp_path / "out", tiny_model, shard=Shard(1, 2)).done == 0
     localizer = Phantom(modality="MR").classic()
     for ds in localizer:
         ds.ImageType = ["ORIGINAL", "PRIMARY", "LOCALIZER"]

@@ -102,7 +102,7 @@ def test_closed_folder_is_a_row(tmp_path: Path) -> None:
 def test_folder_without_scans_says_so(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("nothing")
     (row,) = find_items([tmp_path], Request(), out=tmp_path / "out").left_out
-    assert row.exit_code == 3
+    assert row.exit_code == 4
     assert "holds no scan" in row.reason
 
 
