@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import struct
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 from pydicom.uid import UID
 
-from medsr.errors import InputError, PlanError
+from medsr.errors import InputError, JobError, PlanError
 from medsr.image.dicom_derived import uid_of
 from medsr.image.dicom_kinds import MARK
 from medsr.image.dicom_place import aligned
@@ -27,6 +28,7 @@ from medsr.image.dicom_write import Derivation, WrittenSeries
 from medsr.image.files import display_name
 from medsr.image.header import Header
 from medsr.image.volume import Array, Modality, Volume
+from medsr.machine import gigabytes
 
 if TYPE_CHECKING:
     from highdicom.pm import ParametricMap, RealWorldValueMapping
@@ -68,8 +70,8 @@ _QUANTITIES: dict[Modality, Code] = {"CT": codes.DCM.AttenuationCoefficient, "MR
 _UNITS: dict[Modality, Code] = {"CT": codes.UCUM.HounsfieldUnit, "MR": codes.UCUM.ArbitraryUnit}
 # What highdicom is told of a slice of the derived series, ...
 _PLACE = (
-    "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "Modality", "Rows",
-    "Columns", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness",
+    "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "Modality",
+    "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness",
     "SpacingBetweenSlices", "LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod",
 )  # fmt: skip
 _UNNAMED = (
@@ -81,6 +83,7 @@ _SHARED = (
     "SpecificCharacterSet", "PositionReferenceIndicator", "BodyPartExamined", "PatientPosition", "Laterality",
     "ContributingEquipmentSequence", "TimezoneOffsetFromUTC",
 )  # fmt: skip
+_LONGEST_VALUE = (1 << 32) - 2  # bytes of an element
 _LAST_NUMBER = (1 << 31) - 1  # of an integer string (IS)
 _TEXT = 64  # characters of a long string (LO)
 
@@ -107,7 +110,8 @@ def write_map(
 
     maps: one for each volume of the series, (I, J, K) on its grid, in the units of the scan; several become channels of
     each slice. source, derivation, derived: what ``write_series`` was given and what it returned. Values are stored as
-    they are. Raises InputError for values that are no numbers, PlanError where the extra is missing.
+    they are. Raises InputError for values that are no numbers, PlanError where the extra is missing, JobError for more
+    than a file holds.
     """
     check_extra()
     frames = [_frames(aligned(volume, source), path) for volume in maps]
@@ -118,17 +122,14 @@ def write_map(
         _settle(made, slices[0])
         if len(frames) > 1:
             _tell_apart(made, derived, len(frames))
-        with path.open("wb") as stream:
-            made.save_as(stream, enforce_file_format=True)
-            stream.flush()
-            os.fsync(stream.fileno())
+        _save(path, made, frames, derived)
 
 
 def _frames(volume: Volume, path: Path) -> Array:
     """(slices, rows, columns)."""
     if not np.isfinite(volume.array).all():
         raise InputError(f"{display_name(path)}: the map holds values that are no numbers; expected finite ones")
-    return np.ascontiguousarray(volume.array.T)
+    return np.ascontiguousarray(volume.array.T, "<f4")
 
 
 def _parametric_map(
@@ -139,7 +140,10 @@ def _parametric_map(
     derivation: Derivation,
     derived: WrittenSeries,
 ) -> ParametricMap:
-    """The object as highdicom builds it, of a patient without a name: texts of real files do not pass its checks."""
+    """The object as highdicom builds it, but of a patient without a name and frames of one pixel.
+
+    Texts of real files do not pass its checks, and it would copy the voxels three times.
+    """
     from highdicom import VOILUTTransformation
     from highdicom.pm import ParametricMap
 
@@ -149,7 +153,7 @@ def _parametric_map(
     low, high = min(float(part.min()) for part in frames), max(float(part.max()) for part in frames)
     return ParametricMap(
         source_images=[_place(ds) for ds in slices],
-        pixel_array=np.stack(frames, axis=3) if several else frames[0],
+        pixel_array=np.zeros((len(slices), 1, 1, *([len(frames)] if several else [])), np.float32),
         series_instance_uid=uid_of(uid, "series"),
         series_number=min(derived.number + meaning.offset, _LAST_NUMBER),
         sop_instance_uid=uid_of(uid, "instance"),
@@ -179,6 +183,7 @@ def _place(ds: Dataset) -> Dataset:
     for keyword in _PLACE:
         if keyword in ds:
             place[keyword] = ds[keyword]
+    place.Rows = place.Columns = 1
     for keyword in _UNNAMED:
         setattr(place, keyword, "")
     return place
@@ -199,6 +204,38 @@ def _mapping(part: Array, modality: Modality, meaning: _Meaning, volume: int | N
         CodeContentItem(CodedConcept.from_code(codes.DCM.Derivation), CodedConcept.from_code(meaning.derivation))
     )
     return mapping
+
+
+def _save(path: Path, made: ParametricMap, frames: Sequence[Array], derived: WrittenSeries) -> None:
+    """Write the object with the real voxels, in the order in which highdicom has put the slices.
+
+    They are the last element, and go straight from the arrays to the file. Raises JobError when they are too many.
+    """
+    size = sum(part.nbytes for part in frames)
+    if size > _LONGEST_VALUE:
+        raise JobError(
+            f"{display_name(path)}: a map of {gigabytes(size)} does not fit one DICOM file, which holds 4 GB; write "
+            "NIfTI (-o NAME.nii.gz)"
+        )
+    slices = made.PerFrameFunctionalGroupsSequence[: len(frames[0])]
+    order = [derived.instances.index(_reference(groups).ReferencedSOPInstanceUID) for groups in slices]
+    del made.FloatPixelData
+    _, made.Rows, made.Columns = frames[0].shape
+    with path.open("wb") as stream:
+        made.save_as(stream, enforce_file_format=True)
+        tag = tag_of("FloatPixelData")
+        stream.write(struct.pack("<HH2sHI", tag >> 16, tag & 0xFFFF, b"OF", 0, size))  # PS3.5, 7.1.2
+        for part in frames:
+            for k in order:
+                stream.write(part[k].data)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _reference(groups: Dataset) -> Dataset:
+    """The item that names the slice of the derived series to which a frame belongs."""
+    item: Dataset = groups.DerivationImageSequence[0].SourceImageSequence[0]
+    return item
 
 
 def _settle(made: ParametricMap, one: Dataset) -> None:
@@ -241,7 +278,7 @@ def _tell_apart(made: ParametricMap, derived: WrittenSeries, count: int) -> None
         at = content.DimensionIndexValues
         content.DimensionIndexValues = [n // per + 1, *([at] if isinstance(at, int) else at)]
         groups.DerivationImageSequence = deepcopy(groups.DerivationImageSequence)  # volumes share them in highdicom
-        reference = groups.DerivationImageSequence[0].SourceImageSequence[0]
+        reference = _reference(groups)
         first = derived.instances.index(reference.ReferencedSOPInstanceUID)
         reference.ReferencedSOPInstanceUID = UID(derived.instances[first + n // per * per])
     for instance in derived.instances[per:]:

@@ -77,7 +77,7 @@ class Orthanc:
 
     def c_store(self, folder: Path) -> None:
         """Store the files of a folder with DCMTK's storescu. Raises CalledProcessError when one is refused."""
-        command = ["storescu", "-xe", "-aec", AE_TITLE, "127.0.0.1", str(self.dicom_port), "+sd", str(folder)]
+        command = ["storescu", "-R", "-xe", "-aec", AE_TITLE, "127.0.0.1", str(self.dicom_port), "+sd", str(folder)]
         subprocess.run(command, env=os.environ | _NO_DELAY, check=True, capture_output=True, timeout=60)
 
     def rest(self, series: str) -> list[Dataset]:

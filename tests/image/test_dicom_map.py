@@ -17,7 +17,7 @@ from highdicom.pm import ParametricMap
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
-from medsr.errors import InputError, PlanError
+from medsr.errors import InputError, JobError, PlanError
 from medsr.image.dicom_kinds import MARK
 from medsr.image.dicom_map import Kind, write_map
 from medsr.image.dicom_read import inspect
@@ -235,6 +235,14 @@ def test_values_that_are_no_numbers(made: Crude, tmp_path: Path) -> None:
     maps[0].array[1, 1, 1] = np.nan
     with pytest.raises(InputError, match=r"map\.dcm: .*no numbers"):
         written(tmp_path / "map.dcm", made, "std", maps)
+    assert not (tmp_path / "map.dcm").exists()
+
+
+def test_more_than_a_file_holds(made: Crude, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The limit of 4 GB, lowered to one byte less than there is."""
+    monkeypatch.setattr("medsr.image.dicom_map._LONGEST_VALUE", made.volumes[0].array.nbytes - 1)
+    with pytest.raises(JobError, match=r"map\.dcm: a map of .* does not fit one DICOM file"):
+        written(tmp_path / "map.dcm", made)
     assert not (tmp_path / "map.dcm").exists()
 
 

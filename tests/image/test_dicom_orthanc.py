@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pydicom
 import pytest
 
+from medsr.image.dicom_map import write_map
 from medsr.image.dicom_read import inspect, read
-from tests.image.dicom_crude import Crude, write_crude
+from tests.image.dicom_crude import DERIVATION, Crude, write_crude
 from tests.image.dicom_phantom import Phantom, save
 from tests.image.orthanc import Orthanc, needs_orthanc, orthanc
 
@@ -64,7 +67,23 @@ def test_c_store(server: Orthanc, series: Crude, tmp_path: Path) -> None:
 
 
 @needs_orthanc()
-def test_in_the_study_of_its_source(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_a_map(server: Orthanc, series: Crude, tmp_path: Path) -> None:
+    """A Parametric Map goes to the same study, and its float32 values come back as they are."""
+    path = tmp_path / "map" / "map.dcm"
+    path.parent.mkdir()
+    volume = series.volumes[0]
+    noisy = replace(volume, array=volume.array + np.float32(0.1))
+    write_map(path, [noisy], series.source, DERIVATION, series.written, kind="std")
+    sent = pydicom.dcmread(path)
+    server.stow([path])
+    server.c_store(path.parent)
+    for received in (server.wado(sent.StudyInstanceUID, sent.SeriesInstanceUID), server.rest(sent.SeriesInstanceUID)):
+        assert received == [sent]
+        np.testing.assert_array_equal(received[0].pixel_array, sent.pixel_array)
+
+
+@needs_orthanc()
+def test_in_the_study_of_its_source(tmp_path: Path) -> None:
     source = inspect(save(tmp_path / "source", Phantom("CT").classic()))
     derived = write_crude(tmp_path / "derived", source)
     (tmp_path / "server").mkdir()
