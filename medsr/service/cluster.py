@@ -53,7 +53,7 @@ def cluster_work(address: str | None, workers: int | None = None) -> Callable[[J
 
 
 def _run(address: str | None, workers: int | None, store: JobStore, orders: Orders, tell: Tell) -> Counts:
-    with _connected(address):
+    with _talk(orders.logs / f"{orders.name}-ray.log"), _connected(address):
         return work_off(store, _Actors(store, orders, workers), tell, fail_fast=orders.fail_fast)
 
 
@@ -99,6 +99,20 @@ def _connected(address: str | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+@contextlib.contextmanager
+def _talk(path: Path) -> Iterator[None]:
+    """Whatever Ray has to say, such as the last words of a lost node, which it prints among the results of a command.
+
+    path: file to add it to. Raises JobError.
+    """
+    try:
+        stream = path.open("a", encoding="utf-8")
+    except OSError as error:
+        raise JobError(f"cannot write {path}: {error.strerror}") from error
+    with stream, contextlib.redirect_stdout(stream):
+        yield
 
 
 @dataclass(frozen=True)
