@@ -115,7 +115,11 @@ def test_bytes_are_the_same_again_and_uids_follow_the_values(made: Crude, tmp_pa
 @needs_judges
 @pytest.mark.parametrize("kind", KINDS)
 def test_judges(made: Crude, kind: Kind, tmp_path: Path) -> None:
-    assert faults(written(tmp_path / "map.dcm", made, kind)) == []
+    path = written(tmp_path / "map.dcm", made, kind)
+    assert faults(path) == []
+    files = [*sorted(made.source.path.iterdir()), *made.written.files, path]
+    done = subprocess.run(["dcentvfy", *map(str, files)], capture_output=True, text=True, check=False)
+    assert "Error" not in done.stderr + done.stdout
 
 
 @needs_judges
