@@ -6,6 +6,7 @@ is not in it is dropped: private attributes, curves, and whatever a vendor adds 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -22,7 +23,8 @@ class Module:
     """Attributes of one module of PS3.3 by keyword.
 
     copied: as they stand. required: those of the copied that are written empty when the source lacks them (type 2).
-    optional: none of it is written when the source has none of it. new: keyword to what it holds. dropped: reason to
+    optional: none of it is written when the source has none of it. needed: without one of each of these groups (type 1)
+    none of it is written either. new: keyword to what it holds. dropped: reason to
     keywords. modality: the only one that has this module.
     """
 
@@ -34,6 +36,7 @@ class Module:
     dropped: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     modality: Modality | None = None
     optional: bool = False
+    needed: tuple[tuple[str, ...], ...] = ()
 
 
 def _words(text: str) -> tuple[str, ...]:
@@ -73,6 +76,11 @@ TRIAL_SUBJECT = Module(
         "ClinicalTrialProtocolEthicsCommitteeApprovalNumber"
     ),
     required=_words("ClinicalTrialProtocolName ClinicalTrialSiteID ClinicalTrialSiteName"),
+    needed=(
+        _words("ClinicalTrialSponsorName"),
+        _words("ClinicalTrialProtocolID"),
+        _words("ClinicalTrialSubjectID ClinicalTrialSubjectReadingID"),
+    ),
 )
 TRIAL_STUDY = Module(
     "Clinical Trial Study",
@@ -431,6 +439,11 @@ ALLOWED: Mapping[str, frozenset[str]] = {
     "SmokingStatus": frozenset(_words("YES NO UNKNOWN")),
     "PatientSexNeutered": frozenset(_words("ALTERED UNALTERED")),
     "LongitudinalTemporalInformationModified": frozenset(_words("UNMODIFIED MODIFIED REMOVED")),
+}
+# Text of a certain form, for attributes whose VR does not say so.
+FORMS: Mapping[str, re.Pattern[str]] = {
+    "TimezoneOffsetFromUTC": re.compile(r"[+-](0\d|1[0-4])[0-5]\d"),
+    "PatientAlternativeCalendar": re.compile(r"[A-Z]+"),
 }
 
 

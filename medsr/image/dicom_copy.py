@@ -16,17 +16,17 @@ from pydicom.dataset import Dataset
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_data_element
 from pydicom.tag import BaseTag
-from pydicom.valuerep import format_number_as_ds
+from pydicom.valuerep import PersonName, format_number_as_ds
 
 from medsr.errors import InputError
-from medsr.image.dicom_attributes import ALLOWED, IDENTITY
-from medsr.image.dicom_tags import damage_refused, quiet, tag_of
+from medsr.image.dicom_attributes import ALLOWED, FORMS, IDENTITY
+from medsr.image.dicom_tags import Tags, damage_refused, quiet, tag_of
 
 UTF_8 = "ISO_IR 192"
 _TEXT = {"SH": 16, "LO": 64, "ST": 1024, "LT": 10240, "UT": 1 << 20, "UC": 1 << 20}  # VR: characters it holds
 _WITH_LINES = ("ST", "LT", "UT")
 _IN_CHARSET = (*_TEXT, "PN")
-_NUMBERS = ("US", "SS", "UL", "SL", "FL", "FD", "UV", "SV")
+_WHOLE = {"US": (0, (1 << 16) - 1), "SS": (-(1 << 15), (1 << 15) - 1), "UL": (0, (1 << 32) - 1)}  # VR: its range
 _PATTERNS = {
     "CS": re.compile(r"[A-Z0-9 _]{1,16}"),
     "TM": re.compile(r"([01]\d|2[0-3])([0-5]\d(([0-5]\d|60)(\.\d{1,6})?)?)?"),
@@ -36,8 +36,9 @@ _PATTERNS = {
     "DS": re.compile(r"(?=.{1,16}$)[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?"),
     "IS": re.compile(r"(?=.{1,12}$)[+-]?\d+"),
 }
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-_CONTROL_BUT_LINES = re.compile(r"[\x00-\x08\x0b\x0e-\x1f\x7f]")
+_LIKE_A_UID = re.compile(r"[0-9.]{1,64}")  # leading zeros are against the rules, and found
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_CONTROL_BUT_LINES = re.compile(r"[\x00-\x08\x0b\x0e-\x1f\x7f-\x9f]")
 
 
 def encode(element: DataElement, encodings: list[str] | None = None) -> bytes:
@@ -64,8 +65,11 @@ class Encoder:
         """The bytes of an element, tag and length included. Raises Unencodable."""
         if id(element) not in self._known:
             self._check(element)
-            with quiet():
-                self._known[id(element)] = element, encode(element, self._encodings)  # kept, since its id is
+            try:
+                with quiet():
+                    self._known[id(element)] = element, encode(element, self._encodings)  # kept, since its id is
+            except (IndexError, LookupError, ValueError) as error:  # of the codecs for Japanese and Korean
+                raise Unencodable(element.keyword) from error
         return self._known[id(element)][1]
 
     def _check(self, element: DataElement) -> None:
@@ -90,10 +94,9 @@ class Encoder:
                 return False
 
 
-def charset_of(dataset: Dataset) -> tuple[str, ...]:
+def charset_of(tags: Tags) -> tuple[str, ...]:
     """SpecificCharacterSet of a source, () where it has none or one that is not known."""
-    value = dataset.get("SpecificCharacterSet") or []
-    names = [value] if isinstance(value, str) else [str(name) for name in value]
+    names = [name.strip() for name in tags.text("SpecificCharacterSet").split("\\")]
     known = pydicom.charset.python_encoding
     return tuple(names) if any(names) and all(name in known for name in names) else ()
 
@@ -131,7 +134,10 @@ class Copier:
 
 
 def cleaned(element: DataElement) -> DataElement | None:
-    """An element with its values made valid; None where there are none. Private elements go, at any depth."""
+    """An element with its values made valid; None where there are none. Private elements go, at any depth.
+
+    Raises ValueError and others for what is no value of its kind at all.
+    """
     keyword, vr = element.keyword, dictionary_VR(element.tag)
     if element.is_empty or element.tag.is_private:
         return None
@@ -139,14 +145,29 @@ def cleaned(element: DataElement) -> DataElement | None:
         items = [item for item in map(_cleaned_item, element.value) if _is_complete(item, keyword)]
         return DataElement(element.tag, "SQ", items) if items else None
     if keyword in IDENTITY:
-        return DataElement(element.tag, vr, element.value)
+        return _as_it_stands(element, vr)
     values = [_valid(vr, value) for value in _values(element)]
+    if keyword in FORMS and not all(FORMS[keyword].fullmatch(str(value)) for value in values):
+        return None
     if keyword in ALLOWED:
         values = [value for value in values if value in ALLOWED[keyword]]
     low, high = _multiplicity(element.tag)
     if not low <= len(values) <= high or all(value in (None, "") for value in values) or None in values:
         return None
     return DataElement(element.tag, vr, values[0] if len(values) == 1 else values)
+
+
+def _as_it_stands(element: DataElement, vr: str) -> DataElement | None:
+    """An element whose text is kept against the rules of its VR; a date, time or UID only where it could be one."""
+    texts = list(_values(element))
+    if not all(isinstance(text, str | PersonName) for text in texts):
+        raise ValueError(f"{element.keyword} is no text")
+    texts = [str(text).rstrip(" \0") for text in texts]
+    if vr not in _IN_CHARSET and not all(text.isascii() and text.isprintable() for text in texts):
+        return None
+    if vr == "UI" and not all(_LIKE_A_UID.fullmatch(text) for text in texts):
+        return None
+    return DataElement(element.tag, vr, texts[0] if len(texts) == 1 else texts)
 
 
 def _cleaned_item(item: Dataset) -> Dataset:
@@ -182,14 +203,15 @@ def _multiplicity(tag: BaseTag) -> tuple[int, float]:
 
 def _valid(vr: str, value: Any) -> Any:
     """A value that its VR allows, changed as little as that takes; None where nothing does."""
-    if vr in _NUMBERS:
-        return value if isinstance(value, int | float) and math.isfinite(value) else None
+    if vr in _WHOLE or vr in ("FL", "FD"):
+        return _valid_number(vr, value)
+    if not isinstance(value, str | PersonName | int | float):  # bytes of another VR
+        return None
     text = str(value)
-    if vr in _TEXT:
-        unwanted = _CONTROL_BUT_LINES if vr in _WITH_LINES else _CONTROL
-        return unwanted.sub(" ", text).rstrip()[: _TEXT[vr]]
-    if vr == "PN":
-        return value
+    if vr in _WITH_LINES:
+        return _CONTROL_BUT_LINES.sub(" ", text).rstrip()[: _TEXT[vr]]
+    if vr in _IN_CHARSET:
+        return None if "\\" in text else _CONTROL.sub(" ", text).rstrip()[: _TEXT.get(vr)]
     text = text.strip(" \0")
     if not text:
         return ""
@@ -200,11 +222,20 @@ def _valid(vr: str, value: Any) -> Any:
     if vr == "TM":
         text = text.replace(":", "")
     if vr == "DS" and len(text) > 16:
-        text = decimal(float(text)) if math.isfinite(float(text)) else ""
+        text = decimal_of_any_size(float(text)) if math.isfinite(float(text)) else ""
     if vr == "IS":
         text = str(int(float(text))) if float(text) == int(float(text)) else ""
     pattern = _PATTERNS.get(vr)
     return text if pattern is not None and pattern.fullmatch(text) else None
+
+
+def _valid_number(vr: str, value: Any) -> int | float | None:
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    if vr not in _WHOLE:
+        return float(value)
+    low, high = _WHOLE[vr]
+    return int(value) if value == int(value) and low <= value <= high else None
 
 
 def _valid_date(text: str) -> str | None:

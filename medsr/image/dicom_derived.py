@@ -17,6 +17,7 @@ from medsr.image.dicom_attributes import SCANNER
 from medsr.image.dicom_copy import Copier, is_code
 from medsr.image.dicom_frames import Frame
 from medsr.image.dicom_kinds import MARK
+from medsr.image.dicom_tags import Tags
 from medsr.image.volume import Modality
 
 STORAGE: Mapping[Modality, str] = {"CT": "1.2.840.10008.5.1.4.1.1.2", "MR": "1.2.840.10008.5.1.4.1.1.4"}
@@ -93,23 +94,23 @@ def number_of(source: int | None, derivation: Derivation) -> int:
     return number if 0 < number <= _LAST_NUMBER else _NUMBER_WITHOUT_SOURCE
 
 
-def new_equipment(source: Dataset, derivation: Derivation, name: str) -> Dataset:
-    """General Equipment, and the equipment that contributed, of an object derived from a file of this name."""
+def new_equipment(source: Tags, derivation: Derivation) -> Dataset:
+    """General Equipment, and the equipment that contributed, of an object derived from a file."""
     ds = Dataset()
     ds.Manufacturer = MAKER
     ds.ManufacturerModelName, ds.SoftwareVersions = _line(derivation.model), _line(derivation.software)
-    ds.ContributingEquipmentSequence = _contributors(source, derivation, name)
+    ds.ContributingEquipmentSequence = _contributors(source, derivation)
     return ds
 
 
-def _contributors(source: Dataset, derivation: Derivation, name: str) -> list[Dataset]:
+def _contributors(source: Tags, derivation: Derivation) -> list[Dataset]:
     copier = Copier()
-    earlier = copier.element(source, "ContributingEquipmentSequence", name)
+    earlier = copier.element(source.dataset, "ContributingEquipmentSequence", source.name)
     items = [item for item in (earlier.value if earlier is not None else ()) if "Manufacturer" in item]
-    if str(source.get("Manufacturer") or "").lower() != MAKER:
+    if source.text("Manufacturer").lower() != MAKER:
         scanner = Dataset()
         for keyword in SCANNER:
-            element = copier.element(source, keyword, name)
+            element = copier.element(source.dataset, keyword, source.name)
             if element is not None:
                 scanner.add(element)
         if "Manufacturer" not in scanner:
@@ -132,10 +133,10 @@ def _line(text: str) -> str:
     return text.translate(_FOREIGN_TO_LO)[:_LONGEST]
 
 
-def new_times(source: Dataset, derivation: Derivation) -> Dataset:
+def new_times(source: Tags, derivation: Derivation) -> Dataset:
     """Dates and times of series, content and instance, in the time zone that the source states."""
     created = derivation.created
-    offset = str(source.get("TimezoneOffsetFromUTC") or "").strip()
+    offset = source.text("TimezoneOffsetFromUTC")
     if created.tzinfo is not None and len(offset) == 5 and offset[1:].isdigit() and offset[0] in "+-":
         minutes = int(offset[1:3]) * 60 + int(offset[3:])
         created = created.astimezone(timezone((-1 if offset[0] == "-" else 1) * timedelta(minutes=minutes)))

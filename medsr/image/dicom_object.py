@@ -13,6 +13,7 @@ from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_file_meta_info
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
+from medsr.errors import InputError
 from medsr.image.dicom_copy import UTF_8, Encoder, Unencodable, charset_of, decimal, decimal_of_any_size, encode
 from medsr.image.dicom_derived import (
     STORAGE,
@@ -108,11 +109,19 @@ class Heads:
 
 
 def heads_of(recipe: Recipe) -> Heads:
-    """Encode all but what is each slice's own, in the source's character set, or in UTF-8 where that is too small."""
+    """Encode all but what is each slice's own, in the source's character set, or in UTF-8 where that is too small.
+
+    Raises InputError for text that neither can hold.
+    """
     try:
-        return _heads(recipe, Encoder(charset_of(recipe.sources[0].dataset(0))))
+        return _heads(recipe, Encoder(charset_of(recipe.sources[0].tags(0))))
     except Unencodable:
+        pass
+    try:
         return _heads(recipe, Encoder([UTF_8]))
+    except Unencodable as error:
+        name = recipe.sources[0].frames[0].head.name
+        raise InputError(f"{name}: {error} holds text that cannot be written; correct the tag") from error
 
 
 def _heads(recipe: Recipe, encoder: Encoder) -> Heads:
@@ -133,7 +142,7 @@ def _heads(recipe: Recipe, encoder: Encoder) -> Heads:
 def series_elements(recipe: Recipe) -> Elements:
     """What all objects of a series share, copied and new."""
     source, modality, scale = recipe.sources[0], recipe.modality, recipe.scale
-    dataset, name = source.dataset(0), source.frames[0].head.name
+    tags = source.tags(0)
     found = source.copied(0, modality, "series")
     new = Dataset()
     new.SOPClassUID, new.Modality = recipe.sop_class, modality
@@ -145,17 +154,17 @@ def series_elements(recipe: Recipe) -> Elements:
     new.ImageOrientationPatient, new.PixelSpacing = _orientation(recipe.places), _spacing(recipe.places)
     new.SliceThickness, new.SpacingBetweenSlices = decimal(recipe.thickness), decimal(recipe.places.between)
     if modality == "CT" or not scale.plain:
-        modified = modality == "CT" and str(dataset.get("RescaleType") or "").strip().upper() == "HU_MOD"
+        modified = modality == "CT" and tags.text("RescaleType").upper() == "HU_MOD"
         new.RescaleSlope, new.RescaleIntercept = decimal_of_any_size(scale.slope), decimal_of_any_size(scale.intercept)
         new.RescaleType = "HU_MOD" if modified else "HU" if modality == "CT" else "US"
     if recipe.padding is not None:
         new.add_new(tag_of("PixelPaddingValue"), "SS" if scale.signed else "US", recipe.padding)
-    burned_in = str(dataset.get("BurnedInAnnotation") or "").strip().upper() == "YES"
+    burned_in = tags.text("BurnedInAnnotation").upper() == "YES"
     frames = [frame for one in recipe.sources for frame in one.frames]
     for part in (
         new,
-        new_times(dataset, recipe.derivation),
-        new_equipment(dataset, recipe.derivation, name),
+        new_times(tags, recipe.derivation),
+        new_equipment(tags, recipe.derivation),
         new_marks(recipe.derivation, burned_in=burned_in),
         lossy_elements(lossy_history(frames)),
     ):
@@ -176,9 +185,9 @@ def volume_elements(recipe: Recipe, source: Source) -> Elements:
 def slice_elements(recipe: Recipe, source: Source, nearest: int) -> Elements:
     """What a slice has from the source slice that lies nearest."""
     found = source.copied(nearest, recipe.modality, "slice")
-    dataset = source.dataset(nearest)
-    kind = dataset.get("FrameType") or dataset.get("ImageType") or []
-    return found | one("ImageType", image_type([str(v) for v in kind], recipe.modality))
+    tags = source.tags(nearest)
+    kind = tags.words("FrameType") or tags.words("ImageType")
+    return found | one("ImageType", image_type(kind, recipe.modality))
 
 
 def file_head(recipe: Recipe, heads: Heads, number: int) -> bytes:

@@ -15,11 +15,25 @@ from medsr.image.dicom_classic import as_classic, is_flat
 from medsr.image.dicom_copy import Copier
 from medsr.image.dicom_frames import Frame
 from medsr.image.dicom_inspect import Stack
-from medsr.image.dicom_tags import tag_of
+from medsr.image.dicom_tags import Tags, tag_of
 from medsr.image.volume import Modality
 
 Elements = dict[str, DataElement]  # by keyword
 
+_OTHER_DATES = ("PatientBirthDateInAlternativeCalendar", "PatientDeathDateInAlternativeCalendar")
+_OF_ANIMALS = (  # of type 2C: there, if only empty, where a species is stated
+    "PatientBreedDescription", "PatientBreedCodeSequence", "BreedRegistrationSequence", "PatientSexNeutered",
+    "ResponsiblePerson", "ResponsibleOrganization",
+)  # fmt: skip
+_STRAIN = (
+    "StrainDescription", "StrainNomenclature", "StrainStockSequence", "StrainAdditionalInformation",
+    "StrainCodeSequence", "GeneticModificationsSequence",
+)  # fmt: skip
+_TOGETHER = (
+    ("ClinicalTrialProtocolEthicsCommitteeName", "ClinicalTrialProtocolEthicsCommitteeApprovalNumber"),
+    ("LongitudinalTemporalOffsetFromEvent", "LongitudinalTemporalEventType"),
+    ("ResponsiblePerson", "ResponsiblePersonRole"),
+)
 _GATED = {"CG", "PPG"}  # scan options under which a trigger time belongs to an MR image
 
 
@@ -41,6 +55,10 @@ class Source:
             self._flat[k] = dataset if is_flat(dataset) else as_classic(dataset, frame.index, frame.head.name)
         return self._flat[k]
 
+    def tags(self, k: int) -> Tags:
+        """The same, to be read as text and numbers."""
+        return Tags(self.dataset(k), self.frames[k].head.name)
+
     def copied(self, k: int, modality: Modality, level: Level) -> Elements:
         """What is copied of one level's attributes of source slice k; type 2 is there and empty where it lacks them."""
         dataset, name = self.dataset(k), self.frames[k].head.name
@@ -50,13 +68,18 @@ class Source:
                 continue
             read = {keyword: self.copier.element(dataset, keyword, name) for keyword in module.copied}
             own = {keyword: element for keyword, element in read.items() if element is not None}
+            if not all(set(group) & own.keys() for group in module.needed):
+                own = {}
             if own or not module.optional:
                 own |= {keyword: _made(keyword, None) for keyword in module.required if keyword not in own}
             found |= own
         if level == "slice":
             self._make_consistent(found, k, modality)
         if level == "series":
-            _complete_series(found, dataset)
+            sided = self.copier.element(dataset, "ImageLaterality", name) is not None
+            if not sided and not {"Laterality", "BodyPartExamined"} & found.keys():
+                found |= one("Laterality", None)  # it may be one of a pair, for all that is known
+            _complete_series(found)
         return found
 
     def _make_consistent(self, found: Elements, k: int, modality: Modality) -> None:
@@ -78,14 +101,31 @@ class Source:
             del found["WindowCenterWidthExplanation"]
 
 
-def _complete_series(found: Elements, dataset: Dataset) -> None:
+def _complete_series(found: Elements) -> None:
     """Where the standard asks for one attribute because of another."""
-    if not {"Laterality", "BodyPartExamined"} & found.keys() and not dataset.get("ImageLaterality"):
-        found |= one("Laterality", None)  # it may be one of a pair, for all that is known
+    for one_of, other in (*_TOGETHER, *(pair[::-1] for pair in _TOGETHER)):
+        if one_of not in found:
+            found.pop(other, None)
+    _complete_patient(found)
     removed = found.get("PatientIdentityRemoved")
     how = {"DeidentificationMethod", "DeidentificationMethodCodeSequence"} & found.keys()
     if removed is not None and removed.value == "YES" and not how:
         found |= one("DeidentificationMethod", "not stated by the source")
+
+
+def _complete_patient(found: Elements) -> None:
+    """Other calendars, and animals: attributes that go with each other."""
+    dates = [keyword for keyword in _OTHER_DATES if keyword in found]
+    if not dates:
+        found.pop("PatientAlternativeCalendar", None)
+    if "PatientAlternativeCalendar" not in found:
+        for keyword in dates:
+            del found[keyword]
+    if {"PatientSpeciesDescription", "PatientSpeciesCodeSequence"} & found.keys():
+        found |= {keyword: _made(keyword, None) for keyword in _OF_ANIMALS if keyword not in found}
+    else:
+        for keyword in (*_OF_ANIMALS[:4], *_STRAIN):
+            found.pop(keyword, None)
 
 
 def _complete_mr(found: Elements) -> None:
@@ -133,7 +173,7 @@ def sources_of(stack: Stack, volumes: Sequence[int]) -> list[Source]:
         datasets = dict(zip(heads, stack.datasets(number), strict=True))
         found.append(Source(frames, datasets, stack.deskewed, copier))
     first = found[0]
-    if not first.dataset(0).get("StudyInstanceUID"):
+    if not first.tags(0).text("StudyInstanceUID"):
         raise InputError(
             f"{first.frames[0].head.name} has no StudyInstanceUID, so a series made from it would belong to no study; "
             "write NIfTI (-o NAME.nii.gz)"

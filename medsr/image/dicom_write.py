@@ -19,6 +19,7 @@ from medsr.image.dicom_place import aligned, places_of
 from medsr.image.dicom_place import check_template as check_template
 from medsr.image.dicom_source import sources_of
 from medsr.image.dicom_store import padding_in, scale_of, stored
+from medsr.image.dicom_tags import quiet
 from medsr.image.files import display_name
 from medsr.image.header import Header
 from medsr.image.volume import Volume
@@ -44,7 +45,8 @@ def series_uid(volumes: Sequence[Volume], source: Header, derivation: Derivation
     It follows from the UIDs of the source, the model, the parameters, the stored pixel data and all else that stands in
     the files, but not from the time. Arguments and errors as in ``write_series``.
     """
-    return _prepared(volumes, source, derivation).recipe.uid
+    with quiet():
+        return _prepared(volumes, source, derivation).recipe.uid
 
 
 def write_series(folder: Path, volumes: Sequence[Volume], source: Header, derivation: Derivation) -> WrittenSeries:
@@ -59,8 +61,9 @@ def write_series(folder: Path, volumes: Sequence[Volume], source: Header, deriva
     PlanError for slices too small for the mark that was asked for; JobError for values that 16 bits cannot hold, or a
     folder that cannot be written; ValueError for volumes on different grids.
     """
-    ready = _prepared(volumes, source, derivation)
-    heads = heads_of(ready.recipe)
+    with quiet():
+        ready = _prepared(volumes, source, derivation)
+        heads = heads_of(ready.recipe)
     files = [folder / f"IM{number:06}.dcm" for number in range(1, len(ready.slices) + 1)]
 
     def write(number: int) -> None:
