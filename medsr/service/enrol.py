@@ -51,9 +51,9 @@ def enrol(store: JobStore, planning: Planning, out: Path, *, overwrite: bool, no
     rows = [_row(left_out) for left_out in (*planning.left_out, *refused)]
     mine = {p.item.name for p in planning.planned} | {row.name for row in rows}
     stale = [job.id for job in known if not job.task and job.name in mine]
-    store.forget([*stale, *(job.id for job in book.replaced)])
     for job in book.replaced:
         _remove_orphans(out, job, book.new)
+    store.forget([*stale, *(job.id for job in book.replaced)])
     store.requeue(book.again)
     store.add([*book.new, *rows], now)
     keys = [p.key for p in planning.planned if p.key is not None and p.item.name not in {r.name for r in refused}]

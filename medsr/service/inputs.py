@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,6 +12,7 @@ from medsr.errors import ConfigError, InputError, PlanError
 from medsr.image.files import display_name
 from medsr.request import Request
 from medsr.service.items import Found, Item, LeftOut, joined, output_of, printable
+from medsr.service.series import SeriesFound, relative, series_in, spread_over
 from medsr.service.table import read_table
 from medsr.service.walk import is_hidden, walk
 
@@ -28,40 +28,6 @@ class Mention:
     path: Path
     name: PurePosixPath
     options: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class SeriesFound:
-    """What ``find_series`` says of a series, without its headers, of which a hospital's archive has millions.
-
-    folder: relative to what was searched. path: to search again for this series alone.
-    """
-
-    uid: str
-    part: int | None
-    number: int | None
-    path: Path
-    folder: PurePosixPath
-    text: str
-    fault: str | None
-    foreign: str | None
-    no_image: bool
-
-    @property
-    def identity(self) -> str:
-        """What ``choose_series`` finds it by: UID, with the part where there are several."""
-        return self.uid if self.part is None else f"{self.uid}/{self.part}"
-
-    @property
-    def name(self) -> PurePosixPath:
-        """``folder/series-4-0c1d2e3f``: number and a hash of the UID; text of a file never becomes a file name."""
-        number = "" if self.number is None else f"{self.number}-"
-        return self.folder / f"series-{number}{hashlib.sha256(self.identity.encode()).hexdigest()[:8]}"
-
-    def is_called(self, wanted: str) -> bool:
-        """True when ``--series`` means this one."""
-        label = self.uid if self.number is None else str(self.number)
-        return wanted in {label, self.uid, self.identity, label if self.part is None else f"{label}/{self.part}"}
 
 
 def find_items(inputs: Sequence[Path], request: Request, *, out: Path) -> Found:
@@ -104,12 +70,21 @@ def without_collisions(found: Found) -> Found:
             refused.append(LeftOut(first.name, reason, PlanError.exit_code))
         else:
             by_output.setdefault(os.path.normcase(first.output), []).append(first)
+    kept: list[Item] = []
+    names: dict[str, list[Item]] = {}
     for same in by_output.values():
         if len(same) > 1:
-            names = " and ".join(item.name for item in same)
-            reason = f"{names} would both become {printable(same[0].output)}; rename one, or give their common folder"
+            shared = " and ".join(item.name for item in same)
+            reason = f"{shared} would both become {printable(same[0].output)}; rename one, or give their common folder"
             refused += [LeftOut(item.name, reason, PlanError.exit_code) for item in same]
-    kept = [same[0] for same in by_output.values() if len(same) == 1]
+        else:
+            names.setdefault(same[0].name, []).append(same[0])
+    for name, alike in names.items():
+        if len(alike) > 1:  # as a tab, and a backslash with a t, are once both are printable
+            reason = f"{len(alike)} files are called this in print; rename all but one"
+            refused.append(LeftOut(name, reason, PlanError.exit_code))
+        else:
+            kept += alike
     left_out = {(row.name, row.reason): row for row in (*found.left_out, *refused)}
     return Found(tuple(kept), tuple(left_out.values()))
 
@@ -143,8 +118,8 @@ class _Search:
     def folder(self) -> Found:
         top, name = self.mention.path, self.mention.name
         tree = walk(top, leave_out=self.out)
-        parts = [Found((self.scan(path, name / _relative(path, top), named=False),)) for path in tree.scans]
-        parts += [self.dicom(path, name / _relative(path, top)) for path in tree.archives]
+        parts = [Found((self.scan(path, name / relative(path, top), named=False),)) for path in tree.scans]
+        parts += [self.dicom(path, name / relative(path, top)) for path in tree.archives]
         parts.append(self._below(top, tree.dicom))
         closed = [
             LeftOut(self._called(path), "the folder may not be read: permission denied", InputError.exit_code)
@@ -170,7 +145,7 @@ class _Search:
     def dicom(self, path: Path, name: PurePosixPath) -> Found:
         """A zip or one file of DICOM."""
         try:
-            found = _series_in(path)
+            found = series_in(path)
         except InputError as error:
             return Found((), (LeftOut(printable(name), str(error), InputError.exit_code),))
         return self._rows(found, name)
@@ -182,25 +157,25 @@ class _Search:
 
         def search(folder: Path) -> None:
             try:
-                found[folder] = _series_in(folder)
+                found[folder] = series_in(folder)
             except InputError as error:
                 refused.append(LeftOut(self._called(folder), str(error), InputError.exit_code))
 
         for folder in folders:
             search(folder)
-        if spread := _spread(found):
+        if spread := spread_over(found):
             common = Path(os.path.commonpath(spread))
             for folder in [f for f in found if f.is_relative_to(common)]:
                 del found[folder]
             search(common)
         parts = [
-            self._rows(series, self.mention.name / _relative(folder, top)) for folder, series in sorted(found.items())
+            self._rows(series, self.mention.name / relative(folder, top)) for folder, series in sorted(found.items())
         ]
         return joined([*parts, Found((), tuple(refused))])
 
     def _called(self, path: Path) -> str:
         """Name of a folder for a row."""
-        name = self.mention.name / _relative(path, self.mention.path)
+        name = self.mention.name / relative(path, self.mention.path)
         return printable(name if name.name else self.mention.path.resolve().name)
 
     def _rows(self, found: Sequence[SeriesFound], name: PurePosixPath) -> Found:
@@ -217,7 +192,7 @@ class _Search:
             if wanted is not None and not one.is_called(wanted):
                 left_out.append(LeftOut(shown, f"not the series that --series {wanted} means: {one.text}"))
             elif one.no_image or (one.foreign is not None and not (meant and self.request.modality != "auto")):
-                left_out.append(LeftOut(shown, f"{one.text}: {one.fault or one.foreign}"))
+                left_out.append(LeftOut(shown, f"{one.text}: {one.fault if one.no_image else one.foreign}"))
             elif one.fault is not None:
                 left_out.append(LeftOut(shown, f"{one.text}: {one.fault}", InputError.exit_code))
             else:
@@ -238,43 +213,6 @@ class _Search:
         below = self.out != top.resolve() and self.out.is_relative_to(top.resolve())
         inside = below and one.path.resolve().is_relative_to(self.out)
         return inside or (one.path.is_relative_to(top) and is_hidden(one.path, top))
-
-
-def _relative(path: Path, top: Path) -> PurePosixPath:
-    return PurePosixPath(path.relative_to(top).as_posix())
-
-
-def _spread(found: Mapping[Path, Sequence[SeriesFound]]) -> list[Path]:
-    """Folders that share a series: none of them holds all its slices."""
-    places: dict[str, set[Path]] = {}
-    for folder, series in found.items():
-        for one in series:
-            places.setdefault(one.uid, set()).add(folder)
-    return sorted({folder for shared in places.values() if len(shared) > 1 for folder in shared})
-
-
-def _series_in(path: Path) -> list[SeriesFound]:
-    from medsr.image.dicom_read import Series, find_series
-
-    def described(series: Series) -> SeriesFound:
-        files = {head.source.path for head in series.heads}
-        archive = any(head.source.archive is not None for head in series.heads)
-        folder = path if archive or path.is_file() else Path(os.path.commonpath([file.parent for file in files]))
-        where = next(iter(files)) if len(files) == 1 and not archive else folder
-        relative = PurePosixPath() if archive or not folder.is_relative_to(path) else _relative(folder, path)
-        return SeriesFound(
-            uid=series.uid,
-            part=series.part,
-            number=series.number,
-            path=where,
-            folder=relative,
-            text=str(series),
-            fault=series.fault,
-            foreign=series.foreign,
-            no_image=series.no_image,
-        )
-
-    return [described(series) for series in find_series(path)]
 
 
 def check_inputs(inputs: Sequence[Path]) -> None:

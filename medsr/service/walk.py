@@ -5,22 +5,21 @@ from __future__ import annotations
 import gzip
 import os
 import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from medsr.image.dicom_files import Source, is_dicom, looks_headless
 from medsr.image.nifti import MARK
 
 SCANS = (".nii", ".nii.gz", ".mgz", ".mgh", ".hdr", ".hdr.gz")
 _OTHERS = (".json", ".csv", ".tsv", ".txt", ".md", ".html", ".bval", ".bvec", ".img", ".img.gz", ".png")  # never DICOM
-_PREAMBLE = 132  # bytes: 128 for anybody, then DICM
 _DESCRIPTION = 540  # bytes, within which both versions of NIfTI have their description
 
 
 @dataclass(frozen=True)
 class Tree:
-    """scans: NIfTI and MGH files. archives: zips. dicom: folders, below each of which there are DICOM files.
-    closed: folders that may not be read.
+    """scans: NIfTI and MGH files. archives: zips. dicom: folders that hold DICOM files; what lies below each belongs to
+    it. closed: folders that may not be read.
 
     Paths begin with the folder that was walked; all are sorted.
     """
@@ -36,24 +35,33 @@ def walk(folder: Path, *, leave_out: Path) -> Tree:
 
     Links to folders are followed, each folder once, so that a loop of links ends. Passed over are names that begin
     with a dot (files in the making of medsr among them), the folder ``leave_out``, and images that medsr itself made.
+    A folder that holds DICOM files is one place to look for series, with all below it; folders of folders (patients,
+    studies) are not, since they may hold millions of files.
     """
     scans: list[Path] = []
     archives: list[Path] = []
     dicom: list[Path] = []
     closed: list[Path] = []
-    for root in _roots(folder, leave_out, closed):
-        holds_dicom = False
-        for path in root.files:
+    seen = {os.path.realpath(folder)}
+    pending = [(folder, False)]  # and whether a folder above it is in ``dicom``
+    while pending:
+        top, covered = pending.pop()
+        level = _level(top, leave_out, seen, closed)
+        others = []
+        for path in level.files:
             name = path.name.lower()
             if name.endswith(SCANS):
-                if not made_by_medsr(path):
-                    scans.append(path)
+                scans.append(path)
             elif name.endswith(".zip"):
                 archives.append(path)
-            elif not holds_dicom and not name.endswith(_OTHERS):
-                holds_dicom = _begins_as_dicom(path)
-        if holds_dicom:
-            dicom.append(root.folder)
+            elif not name.endswith(_OTHERS):
+                others.append(path)
+        if not covered and any(_may_be_dicom(path) for path in others):
+            dicom.append(top)
+            covered = True
+        pending += [(path, covered) for path in level.folders]
+        pending += [(path, False) for path in level.links]
+    scans = [path for path in scans if not made_by_medsr(path)]
     return Tree(tuple(sorted(scans)), tuple(sorted(archives)), tuple(sorted(dicom)), tuple(sorted(closed)))
 
 
@@ -76,14 +84,6 @@ def made_by_medsr(path: Path) -> bool:
     return f"medsr: {MARK}".encode() in start
 
 
-@dataclass(frozen=True)
-class _Root:
-    """A folder that ``find_series`` can look through in one go: without links, and not too large to be one study."""
-
-    folder: Path
-    files: tuple[Path, ...]
-
-
 @dataclass
 class _Level:
     """What lies in one folder. links: to folders."""
@@ -91,27 +91,6 @@ class _Level:
     files: list[Path] = field(default_factory=list)
     folders: list[Path] = field(default_factory=list)
     links: list[Path] = field(default_factory=list)
-
-
-def _roots(folder: Path, leave_out: Path, closed: list[Path]) -> Iterator[_Root]:
-    """The folder and what must be looked at apart from it: folders behind links, and, where the folder itself holds
-    nothing but folders (patients, studies), each of these."""
-    seen = {os.path.realpath(folder)}
-    pending = [folder]
-    while pending:
-        top = pending.pop()
-        level = _level(top, leave_out, seen, closed)
-        pending += level.links
-        if not level.files:
-            pending += level.folders
-            continue
-        files, below = level.files, level.folders
-        while below:
-            deeper = _level(below.pop(), leave_out, seen, closed)
-            files += deeper.files
-            below += deeper.folders
-            pending += deeper.links
-        yield _Root(top, tuple(files))
 
 
 def _level(folder: Path, leave_out: Path, seen: set[str], closed: list[Path]) -> _Level:
@@ -136,9 +115,10 @@ def _level(folder: Path, leave_out: Path, seen: set[str], closed: list[Path]) ->
     return level
 
 
-def _begins_as_dicom(path: Path) -> bool:
+def _may_be_dicom(path: Path) -> bool:
+    """True for DICOM, and for what seems DICOM without its preamble, which is refused and not passed over."""
+    source = Source(path, path.name)
     try:
-        with path.open("rb") as stream:
-            return stream.read(_PREAMBLE)[128:] == b"DICM"
+        return is_dicom(source) or looks_headless(source)
     except OSError:
         return False

@@ -13,12 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medsr.errors import ConfigError
+from medsr.image.dicom_read import choose_series, find_series
 from medsr.image.geometry import Geometry
 from medsr.image.nifti import write
 from medsr.image.volume import Provenance, Volume
 from medsr.request import Request
 from medsr.service.inputs import check_inputs, find_items
 from medsr.service.items import request_of
+from medsr.service.planning import plan_items
 from medsr.service.table import read_table
 from tests.image.dicom_phantom import Phantom, save
 
@@ -130,6 +132,14 @@ def test_bytes_that_are_no_text_keep_their_path(tmp_path: Path) -> None:
     assert os.fsencode(item.path).endswith(b"sc\xffan.nii.gz")
 
 
+def test_names_that_are_one_in_print_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a\t.nii").touch()
+    (tmp_path / "a\\t.nii").touch()
+    found = find_items([tmp_path], Request(), out=tmp_path / "out")
+    assert found.items == ()
+    assert [(row.name, row.exit_code) for row in found.left_out] == [("a\\t.nii", 4)]
+
+
 # --- DICOM -----------------------------------------------------------------------------------------------------------
 
 
@@ -173,6 +183,26 @@ def test_series_spread_over_folders_is_put_together(tmp_path: Path) -> None:
     assert {item.path for item in found.items} == {tmp_path / "study", tmp_path / "other/c"}
 
 
+def test_copies_of_a_series_in_two_folders_are_two_items(tmp_path: Path) -> None:
+    save(tmp_path / "a/s", Phantom(series=4).classic())
+    save(tmp_path / "b/s", Phantom(series=4).classic())
+    found = find_items([tmp_path], Request(), out=tmp_path / "out")
+    assert {item.path for item in found.items} == {tmp_path / "a/s", tmp_path / "b/s"}
+
+
+def test_part_of_a_series_is_found_again(tmp_path: Path) -> None:
+    """A slice turned away is a part of its own, in a file of its own: it keeps its number in the whole series."""
+    slices = Phantom(modality="MR", series=5).classic()
+    slices[0].ImageOrientationPatient = [0, 1, 0, 0, 0, 1]
+    save(tmp_path / "s/one", slices[:1])
+    save(tmp_path / "s/rest", slices[1:])
+    found = find_items([tmp_path], Request(), out=tmp_path / "out")
+    assert len(found.items) == 2
+    for item in found.items:
+        assert item.path == tmp_path / "s"
+        assert choose_series(find_series(item.path), item.series).part == int(item.series.rpartition("/")[2])
+
+
 def test_damaged_slice_fails_its_series_and_no_other(tmp_path: Path) -> None:
     save(tmp_path / "good", Phantom(series=4).classic())
     folder = save(tmp_path / "bad", Phantom(modality="MR", series=5).classic())
@@ -181,6 +211,17 @@ def test_damaged_slice_fails_its_series_and_no_other(tmp_path: Path) -> None:
     found = find_items([tmp_path], Request(), out=tmp_path / "out")
     assert [item.path for item in found.items] == [tmp_path / "good"]
     assert [row.exit_code for row in found.left_out] == [3]
+
+
+def test_dicom_without_preamble_is_refused_and_not_passed_over(tmp_path: Path) -> None:
+    scan(tmp_path / "t1.nii.gz")
+    folder = save(tmp_path / "old", Phantom(series=4).classic())
+    for file in folder.iterdir():
+        file.write_bytes(file.read_bytes()[132:])
+    found = find_items([tmp_path], Request(), out=tmp_path / "out")
+    assert [item.name for item in found.items] == ["t1.nii.gz"]
+    assert [(row.name, row.exit_code) for row in found.left_out] == [("old", 3)]
+    assert "preamble" in found.left_out[0].reason
 
 
 def test_zip_beside_scans(tmp_path: Path) -> None:
@@ -212,6 +253,19 @@ def test_output_inside_the_input_is_not_read_as_dicom(tmp_path: Path) -> None:
     found = find_items([tmp_path / "in"], Request(), out=tmp_path / "in/out")
     assert [series_number(item.name) for item in found.items] == ["4"]
     assert found.left_out == ()
+
+
+def test_every_series_of_the_real_tree_is_planned_or_has_a_reason(data_dir: Path, tmp_path: Path) -> None:
+    found = find_items([data_dir / "dicom"], Request(), out=tmp_path)
+    planning = plan_items(found, Request(), hashed=False)
+    assert len(planning.planned) + len(planning.left_out) == len(found.items) + len(found.left_out)
+    assert len(planning.planned) > 20
+    assert not [row for row in planning.left_out if row.exit_code == 1 or "no series to upscale" in row.reason]
+    folders = {folder.name for folder in (data_dir / "dicom").iterdir() if folder.is_dir()}
+    named = {one.item.name.split("/")[0] for one in planning.planned} | {
+        row.name.split("/")[0] for row in planning.left_out
+    }
+    assert folders <= named
 
 
 # --- tables ----------------------------------------------------------------------------------------------------------
