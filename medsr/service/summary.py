@@ -49,7 +49,7 @@ def summary_page(rows: Sequence[Row], looks: Iterable[Look]) -> Html:
     shown = [(identity, title, content) for identity, title, content, there in sections if there]
     header = [
         tag("p", {"class": "answer"}, in_words(rows)),
-        warning(f"{len(trouble)} of these scans have no result.") if trouble else "",
+        warning(f"No result: {len(trouble)} of {len(rows)}.") if trouble else "",
         navigation([(identity, title) for identity, title, _ in shown] + [("limits", "Limits")]),
     ]
     body = [section(title, identity, content) for identity, title, content in shown]
@@ -94,13 +94,17 @@ def _pace(rows: Sequence[Row]) -> Html:
     pairs: list[tuple[str, object]] = [
         ("Finished", _moment(max(row.finished or 0.0 for row in done))),
         ("At work", f"{busy:.0f} s, without pauses between runs"),
-        ("Throughput", f"{3600 * len(done) / busy:.3g} scans an hour" if busy > 0 else "not measured"),
+        ("Throughput", f"{_rate(3600 * len(done) / busy)} scans an hour" if busy > 0 else "not measured"),
         ("Seconds of a scan", ", ".join(f"{name} {s / len(done):.2f}" for name, s in stages.items()) + " (means)"),
         ("Scans tried more than once", str(sum(row.attempts > 1 for row in done))),
     ]
     if residuals:
         pairs.append(("Largest residual", f"{max(residuals):.2g} of a scan's standard deviation"))
     return facts(pairs)
+
+
+def _rate(value: float) -> str:
+    return f"{value:.0f}" if value >= 10 else f"{value:.2g}"
 
 
 def _moment(seconds: float) -> str:
@@ -122,8 +126,8 @@ def _failures(rows: Sequence[Row]) -> Html:
     how_many = Counter((row.exit_code, _reason(row)) for row in rows)
     counted = table(
         "Reasons, the most frequent first. Exit codes are those of the command line.",
-        (Column("Reason", number=False), Column("Exit code"), Column("Scans")),
-        [(reason, "" if code is None else str(code), str(n)) for (code, reason), n in how_many.most_common(MOST_ROWS)],
+        (Column("Scans"), Column("Exit code"), Column("Reason", number=False)),
+        [(str(n), "" if code is None else str(code), reason) for (code, reason), n in how_many.most_common(MOST_ROWS)],
     )
     named = table(
         _caption("Every scan without a result.", rows),
