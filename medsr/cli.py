@@ -20,6 +20,7 @@ from medsr.options import (
     AnyPath,
     Brought,
     Commas,
+    ListByDefault,
     Numbers,
     ReadablePath,
     request_options,
@@ -396,6 +397,122 @@ def report(
     sentence = write_report(studies, output, overwrite=overwrite)
     if not quiet:
         say(f"{one_line(output)}: {sentence}")
+
+
+# --- batch, jobs ---------------------------------------------------------------------------------------------------
+
+
+@cli.command()
+@click.argument("inputs", metavar="INPUT...", nargs=-1, required=True, type=AnyPath)
+@click.option("--out", type=AnyPath, required=True, help="Folder to write; its tree mirrors the input.")
+@click.option("--workers", type=click.IntRange(1), help="Processes (default 1), or with Ray actors (one a GPU).")
+@click.option(
+    "--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True, help="Where workers run."
+)
+@click.option("--address", metavar="HOST:PORT", help="Head node of a Ray cluster; default: that of this computer.")
+@click.option("--shard", metavar="I/N", help="Do part I of N; default: the task of a SLURM array, else everything.")
+@click.option("--bids", is_flag=True, help="INPUT is a BIDS dataset; write BIDS derivatives.")
+@click.option("--fail-fast", is_flag=True, help="End at the first scan that fails.")
+@click.option("--retry", "retries", type=click.IntRange(0), default=0, show_default=True, help="Tries after a failure.")
+@click.option("--log-names", is_flag=True, help="Name scans in the logs instead of hashes of their names.")
+@request_options
+@click.option("--plan", "plan_only", is_flag=True, help="Print what would be done and stop; nothing is written.")
+@click.option("--json", "as_json", is_flag=True, help="Print the plan, or how it ended, as JSON.")
+@click.option("--overwrite", is_flag=True, help="Replace outputs that are not this batch's own.")
+@click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
+@click.option("-v", "--verbose", is_flag=True, help="Tracebacks of unexpected errors, here and in the logs.")
+def batch(
+    inputs: tuple[Path, ...],
+    out: Path,
+    workers: int | None,
+    engine: str,
+    address: str | None,
+    shard: str | None,
+    bids: bool,
+    fail_fast: bool,
+    retries: int,
+    log_names: bool,
+    plan_only: bool,
+    as_json: bool,
+    overwrite: bool,
+    quiet: bool,
+    verbose: bool,
+    **options: Any,
+) -> int:
+    """Upscale every scan of files, folders, DICOM trees, zips, tables (.csv) or a BIDS dataset.
+
+    Everything is planned first; one bad scan fails one row. The same command again goes on where it stopped. Writes
+    manifest.jsonl, summary.csv and summary.html. Exit status 8: some scans failed, the others are done.
+    """
+    _check_sampler_options(click.get_current_context(), options["texture"], uncertainty=options["uncertainty"])
+    if address is not None and engine != "ray":
+        raise click.UsageError("--address: only with --engine ray")
+    from medsr.plan import Request
+    from medsr.service import batch_text
+    from medsr.service.batch import BatchRequest, plan_batch, run_batch
+    from medsr.service.place import part_of
+    from medsr.terminal import progress
+
+    request = Request(**options)
+    asked = BatchRequest(
+        out,
+        workers=workers or 1,
+        shard=part_of(shard),
+        bids=bids,
+        retries=retries,
+        fail_fast=fail_fast,
+        overwrite=overwrite,
+        log_names=log_names,
+        verbose=verbose,
+    )
+    with progress(quiet=quiet, whole=True) as report:
+        if plan_only:
+            planning = plan_batch(inputs, request, asked, report)
+        elif engine == "ray":
+            from medsr.service.cluster import cluster_work
+
+            ended = run_batch(inputs, request, asked, report, work=cluster_work(address, workers))
+        else:
+            ended = run_batch(inputs, request, asked, report)
+    if plan_only:
+        say(json.dumps(batch_text.plan_json(planning), indent=2) if as_json else batch_text.plan_table(planning))
+        return SOME_FAILED if any(row.exit_code for row in planning.left_out) else 0
+    for line in batch_text.trouble_lines(ended):
+        fail(line)
+    if as_json:
+        say(json.dumps(batch_text.ended_json(ended), indent=2))
+    elif not quiet:
+        say(batch_text.ended_text(ended, out))
+    return SOME_FAILED if ended.trouble or ended.waiting else 0
+
+
+@cli.group(cls=ListByDefault)
+def jobs() -> None:
+    """Say what became of the scans of a batch: medsr jobs DIR [--failed] [--json]."""
+
+
+@jobs.command("list")
+@click.argument("folder", metavar="DIR", type=ReadablePath)
+@click.option("--failed", is_flag=True, help="Only those that failed, or that were parked since they end the worker.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON list, as in the manifest.")
+def jobs_list(folder: Path, failed: bool, as_json: bool) -> None:
+    """List the scans of the batch in DIR and their states. The word list may be left out."""
+    from medsr.service.jobs_text import job_lines, job_rows
+
+    if as_json:
+        say(json.dumps(list(job_rows(folder, failed=failed)), indent=2))
+        return
+    for line in job_lines(folder, failed=failed):
+        say(line)
+
+
+@jobs.command("retry")
+@click.argument("folder", metavar="DIR", type=ReadablePath)
+def jobs_retry(folder: Path) -> None:
+    """Queue again what failed in the batch in DIR; the batch command then does it."""
+    from medsr.service.jobs_text import retried_text, retry_jobs
+
+    say(retried_text(retry_jobs(folder)))
 
 
 def main(args: Sequence[str] | None = None) -> NoReturn:

@@ -72,6 +72,16 @@ class Brought(click.ParamType):  # type: ignore[type-arg]
         return name.strip(), Path(folder)
 
 
+class ListByDefault(click.Group):
+    """A group whose command ``list`` need not be named: ``jobs DIR`` is ``jobs list DIR``."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Put ``list`` in front of what is no command of the group."""
+        if args and args[0] not in self.commands and args[0] not in ctx.help_option_names:
+            args = ["list", *args]
+        return super().parse_args(ctx, args)
+
+
 SOLVER_OPTIONS = [
     click.option("--steps", type=click.IntRange(1), default=8, show_default=True, help="Steps of the sampler."),
     click.option(

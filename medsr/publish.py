@@ -8,7 +8,7 @@ import platform
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -152,10 +152,10 @@ def _write_series(folder: Path, files: Mapping[str, Path], done: Processed, tags
 
     assert done.tags is not None
     volumes = [result.volume for result in done.results]
-    derivation = _derivation(done, datetime.now().replace(microsecond=0))
-    uid = series_uid(volumes, tags, derivation)
-    created = _created_before(files["sidecar"], uid) or derivation.created
-    derivation = _derivation(done, created)
+    derivation = _derivation(done, datetime.now().astimezone().replace(microsecond=0))
+    if files["sidecar"].exists():
+        first = _created_before(files["sidecar"], series_uid(volumes, tags, derivation))
+        derivation = replace(derivation, created=first or derivation.created)
     inside = folder / done.output.name
     inside.mkdir()
     written = write_series(inside, volumes, tags, derivation)
@@ -169,7 +169,7 @@ def _write_series(folder: Path, files: Mapping[str, Path], done: Processed, tags
         "number": written.number,
         "description": written.description,
         "instances": len(written.files),
-        "created": created.isoformat(),
+        "created": derivation.created.isoformat(),
     }
 
 

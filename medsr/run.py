@@ -265,20 +265,19 @@ def _default(header: Header, request: Request) -> Path:
 def _tags(header: Header, plan: Plan) -> Header | None:
     """The DICOM series whose tags the output carries: the input, or the template; None for a NIfTI output.
 
-    Raises InputError where the template is of another scan.
+    Raises InputError where it cannot carry them: a template of another scan, a source that is neither MR nor CT.
     """
     if plan.output is None or not is_series(plan.output):
         return None
-    if plan.request.dicom_template is None:
-        return header
     from medsr.image.dicom_place import check_template
 
-    request = plan.request
-    template = inspect(
-        Path(plan.request.dicom_template), series=request.series, deskew=request.deskew, fill_gaps=request.fill_gaps
-    )
-    check_template(plan.target, plan.modality, template)
-    return template
+    request, tags = plan.request, header
+    if request.dicom_template is not None:
+        tags = inspect(
+            request.dicom_template, series=request.series, deskew=request.deskew, fill_gaps=request.fill_gaps
+        )
+    check_template(plan.target, plan.modality, tags)
+    return tags
 
 
 def _silent(stage: str, share: float) -> None:

@@ -88,7 +88,7 @@ def test_the_same_object_has_the_same_bytes(series: Path, tmp_path: Path, tiny_m
     first = upscale_file(series, None, request(tiny_model))
     sidecar = first.files["sidecar"]
     record = json.loads(sidecar.read_text())
-    record["series"]["created"] = "2026-01-02T03:04:05"
+    record["series"]["created"] = "2026-01-02T03:04:05+00:00"
     sidecar.write_text(json.dumps(record))
     second = upscale_file(series, None, request(tiny_model), overwrite=True)
     before = contents(tmp_path / "study_sr")

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medsr import __version__
+from medsr.card import read_card
 from medsr.errors import ConfigError, MedsrError, PlanError
-from medsr.request import Request
+from medsr.request import Request, check_request
 from medsr.service import bids
 from medsr.service.crew import Orders, run_crew
 from medsr.service.enrol import Enrolled, enrol
@@ -130,6 +131,7 @@ def _check(inputs: Sequence[Path], request: Request, batch: BatchRequest) -> Non
         raise ConfigError("a batch takes no target grid: scans of a cohort have grids of their own")
     if batch.out.exists() and not batch.out.is_dir():
         raise PlanError(f"--out {batch.out} is a file; name a folder")
+    check_request(request, read_card(request.model))  # what no scan could be done with is not said of every scan
 
 
 def _planned(
