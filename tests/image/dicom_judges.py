@@ -159,7 +159,10 @@ def dcm2niix(folder: Path, volumes: Sequence[Volume], work: Path) -> list[str]:
     if [p.name for p in images] != ["image.nii"]:
         return [f"dcm2niix made {[p.name for p in images]}: {' '.join(said)}"]
     image = nibabel.load(images[0])
-    voxels = on_grid_of(volumes[0].geometry, image, CORNERS_MM + lean(volumes[0].geometry))
+    geometry = volumes[0].geometry
+    # It takes the distance of slices from two positions in single precision.
+    rounding = float(np.spacing(np.float32(np.abs(geometry.affine[:3, 3]).max()))) * geometry.shape[2]
+    voxels = on_grid_of(geometry, image, CORNERS_MM + lean(geometry) + rounding)
     if voxels is None:
         return [f"dcm2niix: affine {image.affine.tolist()}, expected {volumes[0].geometry.affine.tolist()}"]
     return _differences("dcm2niix", folder, volumes, voxels)

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pydicom
 import pytest
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
 from pydicom.dataset import Dataset
 
 from medsr.image.dicom_read import find_series, inspect, inspect_series, read
 from medsr.image.header import Header
 from medsr.resources import sample_path
-from tests.image.dicom_crude import write_crude
+from tests.image.dicom_crude import DERIVATION, write_crude
 from tests.image.dicom_judges import (
     attributes,
     complaints,
     dcentvfy,
     dciodvfy,
     dcm2niix,
+    dcmdump,
     dcmftest,
     files_of,
     gdcminfo,
@@ -68,6 +72,53 @@ def test_real_series(data_dir: Path, tmp_path: Path, name: str) -> None:
         work = tmp_path / str(number)
         made = write_crude(work / "derived", source, scale)
         assert complaints(made.folder, made.volumes, sources_of(source, work / "source"), work / "judges") == []
+
+
+@needs_judges
+def test_a_repaired_source(data_dir: Path, tmp_path: Path) -> None:
+    """A tilted gantry slid back, and gaps filled: places that no source file has."""
+    source = inspect(data_dir / "dicom" / "tilt_ge-head", deskew=True, fill_gaps=True)
+    made = write_crude(tmp_path / "derived", source, (1, 1, 2))
+    assert complaints(made.folder, made.volumes, data_dir / "dicom" / "tilt_ge-head", tmp_path / "work") == []
+
+
+@needs_judges
+@pytest.mark.parametrize("kind", ["CT", "MR", "MR, enhanced"])
+def test_burned_in_and_renamed(kind: str, tmp_path: Path) -> None:
+    derivation = replace(DERIVATION, burn_in=True, series_description="Kopf, fein", series_number=77)
+    source = inspect(save(tmp_path / "source", PHANTOMS[kind]()))
+    made = write_crude(tmp_path / "derived", source, (8, 8, 1), derivation)
+    judged = [dciodvfy(made.folder), dcentvfy(made.folder, tmp_path / "source"), dcmdump(made.folder)]
+    assert [*judged, attributes(made.folder)] == [[], [], [], []]
+    assert "voxels" in dcm2niix(made.folder, made.volumes, tmp_path / "work")[0]
+
+
+@needs_judges
+@settings(max_examples=12, phases=(Phase.explicit, Phase.reuse, Phase.generate))  # shrinking would take minutes
+@given(
+    modality=st.sampled_from(["CT", "MR"]),
+    angles=st.tuples(*[st.floats(-180, 180)] * 3),
+    spacing=st.tuples(*[st.floats(0.2, 6.0)] * 3),
+    origin=st.tuples(*[st.floats(-500, 500)] * 3),
+    scale=st.tuples(*[st.floats(1, 3)] * 3),
+    slope=st.sampled_from([1.0, 0.0123, 2.5]),
+)
+def test_any_place(
+    modality: str,
+    angles: tuple[float, ...],
+    spacing: tuple[float, float, float],
+    origin: tuple[float, ...],
+    scale: tuple[float, ...],
+    slope: float,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    folder = tmp_path_factory.mktemp("any")
+    phantom = Phantom(
+        modality, spacing=spacing, orientation=rotation(angles), origin=origin, slope=slope if modality == "MR" else 1
+    )
+    source = inspect(save(folder / "source", phantom.classic()))
+    made = write_crude(folder / "derived", source, scale)
+    assert complaints(made.folder, made.volumes, folder / "source", folder / "work") == []
 
 
 def sources_of(header: Header, folder: Path) -> Path:
