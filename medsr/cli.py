@@ -494,15 +494,13 @@ def jobs() -> None:
 @jobs.command("list")
 @click.argument("folder", metavar="DIR", type=ReadablePath)
 @click.option("--failed", is_flag=True, help="Only those that failed, or that were parked since they end the worker.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON list, as in the manifest.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object a line, as in the manifest.")
 def jobs_list(folder: Path, failed: bool, as_json: bool) -> None:
     """List the scans of the batch in DIR and their states. The word list may be left out."""
     from medsr.service.jobs_text import job_lines, job_rows
 
-    if as_json:
-        say(json.dumps(list(job_rows(folder, failed=failed)), indent=2))
-        return
-    for line in job_lines(folder, failed=failed):
+    lines = map(json.dumps, job_rows(folder, failed=failed)) if as_json else job_lines(folder, failed=failed)
+    for line in lines:
         say(line)
 
 

@@ -25,7 +25,7 @@ _COLUMNS = (
 @dataclass(frozen=True)
 class Row:
     """One scan. state: as in the list of jobs. output: relative to the folder of outputs; None for what was never
-    planned. files: SHA-256 by path. seconds: by stage. created, started, finished: seconds since 1970.
+    planned. files: SHA-256 by path. modality: as the voxels told; before them, as planned. seconds: by stage. created, started, finished: seconds since 1970.
     """
 
     name: str
@@ -34,6 +34,7 @@ class Row:
     input_sha256: str | None
     files: Mapping[str, str]
     plan: Mapping[str, Any] | None
+    modality: str | None
     residual: float | None
     seconds: Mapping[str, float]
     attempts: int
@@ -58,6 +59,7 @@ class Row:
             input_sha256=job.task.get("input_sha256"),
             files=outcome.get("files", {}),
             plan=job.task.get("plan"),
+            modality=outcome.get("modality") or (job.task.get("plan") or {}).get("modality"),
             residual=outcome.get("residual"),
             seconds=outcome.get("seconds", {}),
             attempts=job.attempts,
@@ -128,7 +130,6 @@ def _table(rows: Iterable[Row]) -> str:
     for row in rows:
         values = {
             **asdict(row),
-            "modality": (row.plan or {}).get("modality"),
             "seconds": None if row.total_seconds is None else f"{row.total_seconds:.2f}",
             "residual": None if row.residual is None else f"{row.residual:.4g}",
         }

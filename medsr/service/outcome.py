@@ -21,6 +21,7 @@ class Outcome:
     """
 
     files: dict[str, str]
+    modality: str | None
     residual: float | None
     seconds: dict[str, float]
     warnings: tuple[str, ...]
@@ -37,6 +38,7 @@ def outcome_of(done: Upscaled, out: Path, worker: str, network: tuple[float, flo
     residual = max(result.certificate.residual for result in done.results)
     return Outcome(
         files={path.relative_to(out).as_posix(): sha256_of(path) for path in _written(done)},
+        modality=done.header.modality,
         residual=residual if math.isfinite(residual) else None,
         seconds=dict(done.sidecar["timings"]),
         warnings=tuple(done.sidecar["warnings"]),

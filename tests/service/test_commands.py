@@ -64,7 +64,7 @@ def test_one_bad_scan_fails_one_row(run_cli, cohort: Path, tmp_path: Path, tiny_
     assert contents(out / "a") | contents(out / "dicom") == before
     listed = run_cli("jobs", out)
     assert "4 scans: 3 done, 1 failed" in listed.stdout
-    failed = json.loads(run_cli("jobs", "--json", "--failed", out).stdout)
+    failed = [json.loads(line) for line in run_cli("jobs", "--json", "--failed", out).stdout.splitlines()]
     assert [row["name"] for row in failed] == ["broken.nii"]
     assert failed[0]["exit_code"] == 3
     assert "0 scans queued again" in run_cli("jobs", "retry", out).stdout
