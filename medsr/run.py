@@ -277,6 +277,10 @@ def _tags(header: Header, plan: Plan) -> Header | None:
             request.dicom_template, series=request.series, deskew=request.deskew, fill_gaps=request.fill_gaps
         )
     check_template(plan.target, plan.modality, tags)
+    if request.uncertainty or request.detail_map:
+        from medsr.image.dicom_map import check_extra
+
+        check_extra()
     return tags
 
 

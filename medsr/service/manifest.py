@@ -25,7 +25,8 @@ _COLUMNS = (
 @dataclass(frozen=True)
 class Row:
     """One scan. state: as in the list of jobs. output: relative to the folder of outputs; None for what was never
-    planned. files: SHA-256 by path. modality: as the voxels told; before them, as planned. seconds: by stage. created, started, finished: seconds since 1970.
+    planned. files: SHA-256 by path. modality: as the voxels told; before them, as planned. seconds: by stage.
+    created, started, finished: seconds since 1970.
     """
 
     name: str
