@@ -19,7 +19,8 @@ from tests.service.cohorts import make_cohort, run_here
 
 def row(**values: Any) -> Row:
     plain: dict[str, Any] = {
-        "name": "a", "state": "done", "output": "a_sr.nii.gz", "input_sha256": "0", "files": {}, "plan": None, "modality": "MR",
+        "name": "a", "state": "done", "output": "a_sr.nii.gz", "input_sha256": "0", "files": {}, "plan": None,
+        "modality": "MR",
         "residual": 0.01, "seconds": {"read": 1.0}, "attempts": 1, "crashes": 0, "worker": "w", "warnings": (),
         "error": None, "exit_code": 0, "key": "k", "created": 0.0, "started": 0.0, "finished": 1.0,
     }  # fmt: skip
