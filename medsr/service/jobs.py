@@ -17,6 +17,7 @@ from typing import Any, Self
 
 from medsr.errors import JobError
 from medsr.image.files import display_name
+from medsr.machine import available_disk
 from medsr.service.records import Added as Added
 from medsr.service.records import Counts as Counts
 from medsr.service.records import Job as Job
@@ -26,6 +27,7 @@ from medsr.service.schema import prepare_database
 
 CRASH_LIMIT = 2  # deaths of a process that worked on a job, after which the job is parked
 BUSY_S = 60.0  # for which a writer waits for the others
+_ROOM = 1 << 20  # bytes of a disk below which a fault of SQLite is laid to the lack of them
 WAL_BYTES = 64 << 20  # to which the log is cut back once its pages are in the database
 
 _COLUMNS = (
@@ -266,6 +268,8 @@ def _in_words(error: sqlite3.Error, path: Path) -> str:
         return f"{name} is damaged, or no list of jobs ({error}); move it away and run the batch again"
     if code == sqlite3.SQLITE_BUSY:
         return f"{name} was locked by another process for {BUSY_S:g} s; end that one, or run again later"
-    if code == sqlite3.SQLITE_FULL:
+    # A log that cannot grow is said to be an "I/O error".
+    free = available_disk(path.parent) if code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN) else None
+    if code == sqlite3.SQLITE_FULL or (free is not None and free < _ROOM):
         return f"cannot write {name}: the disk is full; free some space and run again"
     return f"cannot use {name} ({error}); it must be readable and writable, on a disk with working locks"
