@@ -164,8 +164,8 @@ def page(rows: list[Row]) -> str:
         "# A second worker",
         "",
         "Made by `python benchmarks/throughput.py`: `medsr batch` with one worker and with two, one thread each, in "
-        "turns. Rates: the sum of the workers' own, each from its first scan's network to the end of its last scan. The "
-        "machine's own: how much more two "
+        "turns. Rates: the sum of the workers' own, each from its first scan's network to the end of its last scan. "
+        "The machine's own: how much more two "
         "processes that only convolve do than one, just before each round. Busy: share of the time in which a worker's "
         "network ran, mean over workers. What a worker costs beside a bare loop is in "
         "[A worker beside a bare loop](worker.md).",
