@@ -109,25 +109,8 @@ class RemoteWorker:
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
     def check(self, site: Site) -> None:
-        """Raises PlanError when this node cannot work for the batch."""
-        import ray
-
-        node = ray.util.get_node_ip_address()
-        if __version__ != site.version:
-            raise PlanError(f"node {node} has medsr {__version__}, the batch {site.version}; install one on all nodes")
-        until = time.monotonic() + SEEN_S
-        while _text(site.token) != site.text:
-            if time.monotonic() > until:
-                raise PlanError(
-                    f"node {node} does not see {site.token.parent}; --out must be on a file system that all nodes see, "
-                    "under the same path"
-                )
-            time.sleep(0.2)
-        if site.scan is not None and not site.scan.exists():
-            raise PlanError(
-                f"node {node} does not see the scans (such as {site.scan}); they must be on a file system that all "
-                "nodes see, under the same path"
-            )
+        """As ``check_node``: this one may have joined since all were asked."""
+        check_node(site)
 
     def run(self, desk: ActorHandle[StoreDesk], out: Path, rules: Rules, log: Path, *, log_names: bool) -> None:
         """As ``run_worker``. log: file to add to."""
@@ -141,6 +124,28 @@ class RemoteWorker:
     def stop(self) -> None:
         """``run`` is to end: what is being written is finished, the rest given back."""
         self._stop.set()
+
+
+def check_node(site: Site) -> None:
+    """Raises PlanError when this node cannot work for the batch."""
+    import ray
+
+    node = ray.util.get_node_ip_address()
+    if __version__ != site.version:
+        raise PlanError(f"node {node} has medsr {__version__}, the batch {site.version}; install one on all nodes")
+    until = time.monotonic() + SEEN_S
+    while _text(site.token) != site.text:
+        if time.monotonic() > until:
+            raise PlanError(
+                f"node {node} does not see {site.token.parent}; --out must be on a file system that all nodes see, "
+                "under the same path"
+            )
+        time.sleep(0.2)
+    if site.scan is not None and not site.scan.exists():
+        raise PlanError(
+            f"node {node} does not see the scans (such as {site.scan}); they must be on a file system that all nodes "
+            "see, under the same path"
+        )
 
 
 def answer(call: ObjectRef[Any]) -> Any:

@@ -14,7 +14,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,16 +22,19 @@ from typing import TYPE_CHECKING, Any
 
 from medsr import __version__
 from medsr.errors import DeviceError, JobError, MedsrError, PlanError
-from medsr.service.actors import ContactError, RemoteWorker, Site, StoreDesk, answer
+from medsr.service.actors import ContactError, RemoteWorker, Site, StoreDesk, answer, check_node
 from medsr.service.crew import PATIENCE_S, Deaths, Orders, Tell, work_off
 from medsr.service.jobs import Counts, JobStore
 from medsr.service.pipeline import Rules
+from medsr.service.shares import shared_out
 
 if TYPE_CHECKING:
     from ray import ObjectRef
     from ray.actor import ActorHandle
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 ANSWER_S = 10.0  # for which a node is waited for that should only say a word
+CHECK_S = 60.0  # for which a node is waited for before the first scan
 ROOM_S = 600.0  # for which the cluster may have no room for any worker at all
 _OLD_PORT = "6379"  # of a head node that was given none
 
@@ -115,46 +118,29 @@ def _talk(path: Path) -> Iterator[None]:
         yield
 
 
-@dataclass(frozen=True)
-class Share:
-    """How a cluster is shared out: so many workers, each with so many CPUs and GPUs."""
-
-    workers: int
-    cpus: int
-    gpus: int
-
-
-def shared_out(nodes: Sequence[tuple[int, int]], workers: int | None, threads: int | None) -> Share:
-    """Workers and their shares for nodes of so many (CPUs, GPUs).
-
-    With GPUs there is one worker for each, or ``workers`` if that is less. Without, there are ``workers``, by default
-    as many as nodes, with as many CPUs each as lets all of them find room; or ``threads`` CPUs each, and no more
-    workers than have room. Raises PlanError when none has.
-    """
-    gpus = sum(g for _, g in nodes)
-    if gpus:
-        each = threads or max(1, min(c // g for c, g in nodes if g))
-        return Share(min(workers or gpus, gpus), each, 1)
-    most = max((c for c, _ in nodes), default=0)
-    if most < (threads or 1):
-        raise PlanError(
-            f"no node of the cluster has {threads or 1} CPUs (the largest has {most}); give a smaller --threads or "
-            "start nodes with more"
-        )
-
-    def room(each: int) -> int:
-        return sum(c // each for c, _ in nodes)
-
-    wanted = workers or sum(c > 0 for c, _ in nodes)
-    each = threads or next((each for each in range(most, 0, -1) if room(each) >= wanted), 1)
-    return Share(min(workers or room(each), room(each)), each, 0)
-
-
-def _nodes(*, with_gpus: bool) -> list[tuple[int, int]]:
+def _alive(*, with_gpus: bool) -> dict[str, tuple[int, int]]:
+    """CPUs and GPUs by the id of a node."""
     import ray
 
-    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return [(int(has.get("CPU", 0)), int(has.get("GPU", 0)) if with_gpus else 0) for has in alive]
+    has = {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
+    return {node: (int(r.get("CPU", 0)), int(r.get("GPU", 0)) if with_gpus else 0) for node, r in has.items()}
+
+
+def _check_all(nodes: Iterable[str], site: Site) -> None:
+    """Raises PlanError when a node is not fit; one that does not answer has no workers to lose."""
+    import ray
+
+    check = ray.remote(check_node)
+    calls = [check.options(num_cpus=0, scheduling_strategy=_on(node)).remote(site) for node in nodes]
+    for call in ray.wait(calls, num_returns=len(calls), timeout=CHECK_S)[0]:
+        with contextlib.suppress(ContactError):
+            answer(call)
+
+
+def _on(node: str) -> NodeAffinitySchedulingStrategy:
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    return NodeAffinitySchedulingStrategy(node, soft=False)
 
 
 # --- the crew --------------------------------------------------------------------------------------------------------
@@ -176,14 +162,15 @@ class _Actors:
 
     def __init__(self, store: JobStore, orders: Orders, workers: int | None) -> None:
         import ray
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         self._store, self._orders, self._deaths = store, orders, Deaths(store)
         queued = next(store.jobs(["queued"]), None)
         self._site = _site(store, None if queued is None else Path(queued.task["path"]))
         on_gpus = any(job.task["request"]["device"] != "cpu" for job in store.jobs(["queued"]))
-        self._share = shared_out(_nodes(with_gpus=on_gpus), workers, orders.threads)
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        nodes = _alive(with_gpus=on_gpus)
+        self._share = shared_out(list(nodes.values()), workers, orders.threads)
+        _check_all((node for node, (cpus, _) in nodes.items() if cpus), self._site)
+        here = _on(ray.get_runtime_context().get_node_id())
         self._desk = ray.remote(StoreDesk).options(num_cpus=0, scheduling_strategy=here).remote(store.path.absolute())
         self._hire = ray.remote(RemoteWorker).options(
             num_cpus=self._share.cpus,

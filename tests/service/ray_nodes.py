@@ -19,32 +19,6 @@ import pytest
 
 from tests.conftest import IN_CI
 
-BATCH = """
-import signal, sys
-from pathlib import Path
-from medsr.errors import MedsrError
-from medsr.request import Request
-from medsr.service.batch import BatchRequest, run_batch
-from medsr.service.cluster import cluster_work
-
-class Told(BaseException):
-    pass
-
-def told(number, frame):
-    raise Told
-
-signal.signal(signal.SIGTERM, told)
-cohort, out, model, address, workers = sys.argv[1:]
-try:
-    work = cluster_work(address, int(workers) or None)
-    run_batch([Path(cohort)], Request(model=model, threads=1), BatchRequest(Path(out)), work=work)
-except Told:
-    sys.exit(143)
-except MedsrError as error:
-    print(error, file=sys.stderr)
-    sys.exit(error.exit_code)
-"""
-
 
 def needs_ray() -> pytest.MarkDecorator:
     """Skip where Ray is not installed; in CI that is a failure."""
@@ -140,5 +114,7 @@ def start_batch(
     cohort: Path, out: Path, model: Path, cluster: Cluster, environment: dict[str, str], workers: int = 0
 ) -> subprocess.Popen[str]:
     """A batch in a process of its own. workers: 0 leaves it to the cluster."""
-    command = [sys.executable, "-c", BATCH, str(cohort), str(out), str(model), cluster.address, str(workers)]
+    command = [sys.executable, "-m", "medsr", "batch", str(cohort), "--out", str(out), "--model", str(model)]
+    command += ["--engine", "ray", "--address", cluster.address, "--threads", "1", "--quiet"]
+    command += ["--workers", str(workers)] if workers else []
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

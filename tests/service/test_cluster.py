@@ -15,10 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medsr.errors import PlanError
-from medsr.service.cluster import Share, cluster_work, shared_out
+from medsr.service.cluster import cluster_work
 from medsr.service.jobs import JobStore
 from medsr.service.place import Place
-from tests.service.cohorts import make_scan, manifest, run_here, states
+from medsr.service.shares import Share, shared_out
+from tests.service.cohorts import make_cohort, make_scan, manifest, run_here, states
 from tests.service.ray_nodes import Cluster, needs_ray, ray_cluster, start_batch
 from tests.service.test_crew import equal_outputs, half_files, until
 from tests.test_faults import mount_fault
@@ -108,11 +109,9 @@ def test_killed_batch_goes_on(
 def test_node_that_does_not_see_the_outputs(
     cluster: Cluster, tmp_path: Path, tiny_model: Path, child_environment: dict[str, str]
 ) -> None:
-    """The other node is at work on scans that take longer than it takes to be sure."""
     out = tmp_path / "out"
     out.mkdir()
-    for number in range(4):
-        make_scan(tmp_path / f"in/{number}_T1w.nii.gz", number, LARGE)
+    make_cohort(tmp_path / "in", 3)
     node = cluster.add(hidden=out)
     try:
         batch = start_batch(tmp_path / "in", out, tiny_model, cluster, child_environment)
@@ -122,6 +121,7 @@ def test_node_that_does_not_see_the_outputs(
     assert batch.returncode == 4
     assert "does not see" in fault
     assert "--out must be on a file system that all nodes see" in fault
+    assert set(states(out).values()) == {"queued"}, "nothing is begun before all nodes are known to be fit"
 
 
 # --- without a cluster
