@@ -208,7 +208,7 @@ class _Actors:
 
     def end(self) -> None:
         """Tell all to end and wait for it; whoever is not there or takes too long is killed."""
-        heard = {worker.actor.stop.remote(): worker for worker in self._seats.values()}
+        heard = {worker.actor.stop.remote(): worker for worker in self._seats.values() if worker.begun}
         ended, interruption = _wait(list(heard), ANSWER_S)
         _, again = _wait([heard[call].call for call in ended], PATIENCE_S)
         for worker in list(self._seats.values()):
@@ -243,7 +243,10 @@ class _Actors:
             self._leave(worker)
             self._deaths.note(worker.name, f"of a bug ({type(error).__name__}: {error})")
         else:
-            self._begin(worker) if not worker.begun else self._leave(worker)
+            if worker.begun:
+                self._leave(worker)
+            else:
+                self._begin(worker)
 
     def _begin(self, worker: _Worker) -> None:
         orders = self._orders
