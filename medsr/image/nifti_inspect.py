@@ -55,7 +55,7 @@ def _check_file(path: Path) -> None:
     name = display_name(path)
     try:
         if path.is_dir():
-            raise InputError(f"{name} is a folder; DICOM is not read by this version; convert with dcm2niix")
+            raise InputError(f"{name} is a folder; give one NIfTI file")
         if not path.is_file():
             what = "is a link to nothing" if path.is_symlink() else "does not exist or is no regular file"
             raise InputError(f"{name} {what}; give the path of a NIfTI file")

@@ -33,7 +33,7 @@ _OTHER_FORMATS = (
     (0, b"<!DOCTYPE", "an HTML page", "the download failed: fetch the file again"),
     (0, b"<html", "an HTML page", "the download failed: fetch the file again"),
     (0, b"version https://git-lfs", "a git-lfs pointer", "fetch the file with git lfs pull"),
-    (128, b"DICM", "DICOM", "DICOM is not read by this version; convert with dcm2niix"),
+    (128, b"DICM", "DICOM", "convert it with dcm2niix, or give it to a command that takes DICOM"),
 )
 
 
@@ -112,8 +112,10 @@ def refuse_format(path: Path, head: bytes) -> InputError:
     if b"annex/objects" in head:
         return InputError(f"{name} is a git-annex pointer, not the scan; fetch it with git annex get or datalad get")
     if path.suffix.lower() in (".dcm", ".ima"):
-        return InputError(f"{name} is DICOM; DICOM is not read by this version; convert with dcm2niix")
+        return InputError(
+            f"{name} is named as DICOM and has no DICOM preamble; if it is DICOM, rewrite it with dcmconv from DCMTK"
+        )
     return InputError(
-        f"{name} is not a NIfTI file; medsr reads .nii, .nii.gz, .hdr/.img, .mgz and .mgh. "
-        "Convert DICOM with dcm2niix, other formats with mri_convert or SimpleITK"
+        f"{name} is not a NIfTI file; medsr reads .nii, .nii.gz, .hdr/.img, .mgz, .mgh and DICOM. "
+        "Convert other formats with mri_convert or SimpleITK"
     )

@@ -451,7 +451,7 @@ def test_symbolic_links(nifti_file: NiftiFile, voxels: np.ndarray, tmp_path: Pat
 
 def test_no_file(tmp_path: Path) -> None:
     refused(tmp_path / "none.nii", "does not exist")
-    refused(tmp_path, "folder.*dcm2niix")
+    refused(tmp_path, "is a folder; give one NIfTI file")
     (tmp_path / "empty.nii").touch()
     refused(tmp_path / "empty.nii", "empty")
 
