@@ -42,8 +42,8 @@ def find_series(path: Path) -> list[Series]:
             more = f" (and {len(damaged) - 1} more files)" if len(damaged) > 1 else ""
             raise InputError(damaged[0][1] + more)
         raise InputError(
-            f"{display_name(path)} holds no DICOM file ({len(sources)} files looked at); a folder of NIfTI scans is for "
-            "medsr batch"
+            f"{display_name(path)} holds no DICOM file ({len(sources)} files looked at); a folder of NIfTI scans "
+            "is for medsr batch"
         )
     return [_marked(series, damaged, missing) for series in found]
 

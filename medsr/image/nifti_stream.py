@@ -112,9 +112,7 @@ def refuse_format(path: Path, head: bytes) -> InputError:
     if b"annex/objects" in head:
         return InputError(f"{name} is a git-annex pointer, not the scan; fetch it with git annex get or datalad get")
     if path.suffix.lower() in (".dcm", ".ima"):
-        return InputError(
-            f"{name} is named as DICOM and has no DICOM preamble; if it is DICOM, rewrite it with dcmconv from DCMTK"
-        )
+        return InputError(f"{name} has no DICOM preamble; if it is DICOM, rewrite it with dcmconv from DCMTK")
     return InputError(
         f"{name} is not a NIfTI file; medsr reads .nii, .nii.gz, .hdr/.img, .mgz, .mgh and DICOM. "
         "Convert other formats with mri_convert or SimpleITK"
