@@ -27,8 +27,8 @@ def available_disk(folder: Path) -> int | None:
 
 
 def gigabytes(size: float) -> str:
-    """A size in bytes for people: ``1.5 GB``."""
-    return f"{size / 1e9:.1f} GB"
+    """A size in bytes for people: ``1.5 GB``; small ones in MB."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
 
 
 def _meminfo() -> int | None:
