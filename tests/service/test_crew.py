@@ -24,33 +24,12 @@ from medsr.service.jobs import JobStore
 from medsr.service.place import Place
 from tests.service.cohorts import make_cohort, make_scan, manifest, run_here, states
 
-PARENT = """
-import signal, sys
-from pathlib import Path
-from medsr.request import Request
-from medsr.service.batch import BatchRequest, run_batch
-
-class Told(BaseException):
-    pass
-
-def told(number, frame):
-    raise Told
-
-for number in (signal.SIGTERM, signal.SIGINT):
-    signal.signal(number, told)
-cohort, out, model = sys.argv[1:4]
-try:
-    run_batch([Path(cohort)], Request(model=model), BatchRequest(Path(out), workers=int(sys.argv[4])))
-except Told:
-    sys.exit(143)
-"""
-
 
 def start(
     cohort: Path, out: Path, model: Path, environment: dict[str, str], workers: int = 1
 ) -> subprocess.Popen[bytes]:
-    arguments = [str(cohort), str(out), str(model), str(workers)]
-    return subprocess.Popen([sys.executable, "-c", PARENT, *arguments], env=environment)
+    command = [sys.executable, "-m", "medsr", "batch", str(cohort), "--out", str(out), "--model", str(model)]
+    return subprocess.Popen([*command, "--workers", str(workers), "--quiet"], env=environment)
 
 
 def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
@@ -87,9 +66,9 @@ def undisturbed(tmp_path: Path, tiny_model: Path) -> Path:
     return tmp_path / "undisturbed"
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_signal_ends_the_workers_and_leaves_no_half_file(
-    number: int, tmp_path: Path, tiny_model: Path, child_environment: dict[str, str]
+    number: int, code: int, tmp_path: Path, tiny_model: Path, child_environment: dict[str, str]
 ) -> None:
     make_scan(tmp_path / "in/large_T1w.nii.gz", shape=(160, 160, 30))
     out = tmp_path / "out"
@@ -98,7 +77,7 @@ def test_signal_ends_the_workers_and_leaves_no_half_file(
     workers = psutil.Process(parent.pid).children()
     assert len(workers) == 1
     parent.send_signal(number)
-    assert parent.wait(60) == 143
+    assert parent.wait(60) == code
     until(lambda: not any(worker.is_running() for worker in workers), 10)
     assert half_files(out) == []
     with JobStore(Place(out).store) as store:

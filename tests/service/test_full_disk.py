@@ -16,7 +16,7 @@ from tests.test_faults import disk, fill  # noqa: F401  disk is a fixture
 
 SCANS = 4
 SHAPE = (40, 40, 12)  # its result takes about 70 pages of the disk
-SAID = re.compile(r"the disk is full; free some space|GB of disk and .* is free")
+SAID = re.compile(r"the disk is full; free some space|[GM]B of disk and .* is free")
 
 
 @pytest.fixture(scope="module")

@@ -111,7 +111,7 @@ def test_batch_killed(cohort: Cohort, points: list[Point], tmp_path: Path, child
         psutil.wait_procs([worker.process for worker in workers], TIMEOUT)
         half = len(half_files(out))
         stage = max((last_word(out, worker.name) for worker in workers), key=STAGES.index, default="start")
-        run_here(cohort.scans, out, cohort.model)
+        assert start(cohort.scans, out, cohort.model, child_environment, workers=2).wait(TIMEOUT) == 0
         points.append(Point("the whole batch", stage, crashes(out), half))
         check(cohort, out)
         shutil.rmtree(out)
