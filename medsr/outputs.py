@@ -133,21 +133,34 @@ def _holds(output: Path, scan: Path) -> bool:
 
 
 def _check_replaceable(output: Path, sidecar: Path) -> None:
-    """A folder is replaced only when it holds nothing but what its sidecar says medsr has written."""
+    """A folder is replaced only when it holds nothing but what medsr has written, by its sidecar or by its tags.
+
+    A run that was killed between the names of the folder and of its sidecar leaves the one without the other.
+    """
     if not os.path.lexists(output):
         return
     name = display_name(output)
     if output.is_symlink() or not output.is_dir():
         raise PlanError(f"{name} is no folder, and the output is one; choose another name with -o")
     inside = [path.name for path in output.iterdir()]
+    if all(re.fullmatch(r"IM\d{6}\.dcm", each) for each in inside):
+        if not inside or _vouched_for(output, sidecar, len(inside)):
+            return
+        from medsr.image.dicom_read import holds_results_only
+
+        if holds_results_only(output):
+            return
+    raise PlanError(
+        f"the folder {name} holds more than a result of medsr, so it is not replaced; choose another name with -o, or "
+        "remove it yourself"
+    )
+
+
+def _vouched_for(output: Path, sidecar: Path, files: int) -> bool:
+    """True when the JSON file beside a folder says that medsr wrote it, with no fewer files."""
     try:
-        record = json.loads(sidecar.read_text(encoding="utf-8")) if inside else {}
-        known = record.get("note") == NOTE and record["files"]["volume"] == output.name
-        ours = not inside or (known and len(inside) <= int(record["series"]["instances"]))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        ours = False
-    if not ours or not all(re.fullmatch(r"IM\d{6}\.dcm", each) for each in inside):
-        raise PlanError(
-            f"the folder {name} holds more than a result of medsr, so it is not replaced; choose another name with -o, "
-            "or remove it yourself"
-        )
+        record = json.loads(sidecar.read_text(encoding="utf-8"))
+        known = record["note"] == NOTE and record["files"]["volume"] == output.name
+        return bool(known and files <= int(record["series"]["instances"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return False

@@ -173,6 +173,12 @@ def test_a_folder_is_replaced_only_when_it_is_a_result(series: Path, tmp_path: P
     upscale_file(series, None, request(tiny_model))
     with pytest.raises(PlanError, match="--overwrite"):
         upscale_file(series, None, request(tiny_model))
+    sidecar = tmp_path / "study_sr.json"
+    sidecar.unlink()  # as a run leaves it that was killed between the two names
+    upscale_file(series, None, request(tiny_model), overwrite=True)
+    (out / "IM000003.dcm").write_bytes(b"damaged")  # the sidecar vouches for it
+    upscale_file(series, None, request(tiny_model), overwrite=True)
+    assert sidecar.is_file()
     (out / "notes.txt").write_text("mine")
     with pytest.raises(PlanError, match="more than a result"):
         upscale_file(series, None, request(tiny_model), overwrite=True)

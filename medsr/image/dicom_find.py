@@ -10,7 +10,7 @@ from pathlib import Path
 from medsr.errors import InputError
 from medsr.image.dicom_files import Source, is_dicom, looks_headless, one_line, sources_in, sources_of_directory
 from medsr.image.dicom_frames import WANTED
-from medsr.image.dicom_kinds import DIRECTORY
+from medsr.image.dicom_kinds import DIRECTORY, is_result
 from medsr.image.dicom_series import Series, series_of
 from medsr.image.dicom_tags import Head, damage_refused, quiet, read_head
 from medsr.image.files import display_name
@@ -46,6 +46,13 @@ def find_series(path: Path) -> list[Series]:
             "is for medsr batch"
         )
     return [_marked(series, damaged, missing) for series in found]
+
+
+def holds_results_only(folder: Path) -> bool:
+    """True for a folder in which every file is DICOM that medsr has written."""
+    with quiet():
+        heads = [_head_or_reason(source) for source in sources_in(folder)]
+    return all(isinstance(head, Head) and is_result(head.tags) for head in heads)
 
 
 def choose_series(found: Sequence[Series], which: str | int | None = None) -> Series:

@@ -47,6 +47,11 @@ class NotAnImage(Exception):  # noqa: N818  # not an error: the file is in order
     """A DICOM file that is in order, and no scalar image of a place in the patient; the text says what it is."""
 
 
+def is_result(tags: Tags) -> bool:
+    """True for what medsr has written."""
+    return tags.text("Manufacturer").lower() == "medsr" or tags.text("SeriesDescription").endswith(MARK)
+
+
 def is_enhanced(sop_class: str) -> bool:
     """True for the multi-frame kinds whose frames say where they lie in functional groups."""
     return sop_class in _ENHANCED
@@ -83,7 +88,7 @@ def _foreign(
         return "a PET image"
     if sop_class in _CAPTURE:
         return "a secondary capture"
-    if tags.text("Manufacturer").lower() == "medsr" or tags.text("SeriesDescription").endswith(MARK):
+    if is_result(tags):
         return "a result of medsr, not an acquired scan"
     if "LOCALIZER" in words | set(tags.words("ImageType")):
         return "a localizer"

@@ -8,6 +8,7 @@ from medsr.errors import InputError, PlanError
 from medsr.image.dicom_files import is_dicom_path as is_dicom_path
 from medsr.image.dicom_find import choose_series as choose_series
 from medsr.image.dicom_find import find_series as find_series
+from medsr.image.dicom_find import holds_results_only as holds_results_only
 from medsr.image.dicom_frames import Frame
 from medsr.image.dicom_inspect import Stack as Stack
 from medsr.image.dicom_inspect import inspect as inspect

@@ -62,6 +62,11 @@ def test_one_bad_scan_fails_one_row(run_cli, cohort: Path, tmp_path: Path, tiny_
     assert again.returncode == 8
     assert "3 done (3 of them before)" in again.stdout
     assert contents(out / "a") | contents(out / "dicom") == before
+    (sidecar,) = (out / "dicom").glob("*_sr.json")
+    sidecar.unlink()  # as a worker leaves it that was killed between the names of a series and of its sidecar
+    mended = run_cli("batch", cohort, "--out", out, *options(tiny_model))
+    assert "3 done (2 of them before)" in mended.stdout, mended.stderr
+    assert sidecar.is_file()
     listed = run_cli("jobs", out)
     assert "4 scans: 3 done, 1 failed" in listed.stdout
     failed = [json.loads(line) for line in run_cli("jobs", "--json", "--failed", out).stdout.splitlines()]
