@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import struct
 from collections.abc import Sequence
 from copy import deepcopy
@@ -25,7 +24,7 @@ from medsr.image.dicom_kinds import MARK
 from medsr.image.dicom_place import aligned
 from medsr.image.dicom_tags import quiet, tag_of
 from medsr.image.dicom_write import Derivation, WrittenSeries
-from medsr.image.files import display_name
+from medsr.image.files import atomic_write, display_name
 from medsr.image.header import Header
 from medsr.image.volume import Array, Modality, Volume
 from medsr.machine import gigabytes
@@ -209,7 +208,8 @@ def _mapping(part: Array, modality: Modality, meaning: _Meaning, volume: int | N
 def _save(path: Path, made: ParametricMap, frames: Sequence[Array], derived: WrittenSeries) -> None:
     """Write the object with the real voxels, in the order in which highdicom has put the slices.
 
-    They are the last element, and go straight from the arrays to the file. Raises JobError when they are too many.
+    They are the last element, and go straight from the arrays to the file. Raises JobError when they are too many,
+    or cannot be written.
     """
     size = sum(part.nbytes for part in frames)
     if size > _LONGEST_VALUE:
@@ -221,15 +221,13 @@ def _save(path: Path, made: ParametricMap, frames: Sequence[Array], derived: Wri
     order = [derived.instances.index(_reference(groups).ReferencedSOPInstanceUID) for groups in slices]
     del made.FloatPixelData
     _, made.Rows, made.Columns = frames[0].shape
-    with path.open("wb") as stream:
+    with atomic_write(path, overwrite=True) as stream:
         made.save_as(stream, enforce_file_format=True)
         tag = tag_of("FloatPixelData")
         stream.write(struct.pack("<HH2sHI", tag >> 16, tag & 0xFFFF, b"OF", 0, size))  # PS3.5, 7.1.2
         for part in frames:
             for k in order:
                 stream.write(part[k].data)
-        stream.flush()
-        os.fsync(stream.fileno())
 
 
 def _reference(groups: Dataset) -> Dataset:

@@ -242,6 +242,13 @@ def test_values_that_are_no_numbers(made: Crude, tmp_path: Path) -> None:
     assert not (tmp_path / "map.dcm").exists()
 
 
+def test_a_map_that_cannot_be_written(made: Crude, tmp_path: Path) -> None:
+    """What the system refuses is an error of the output, in one line, and nothing is left."""
+    with pytest.raises(JobError, match=r"cannot write map\.dcm: the folder does not exist"):
+        written(tmp_path / "none" / "map.dcm", made)
+    assert not list(tmp_path.iterdir())
+
+
 def test_more_than_a_file_holds(made: Crude, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The limit of 4 GB, lowered to one byte less than there is."""
     monkeypatch.setattr("medsr.image.dicom_map._LONGEST_VALUE", made.volumes[0].array.nbytes - 1)
