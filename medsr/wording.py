@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from medsr.errors import InputError
 from medsr.image.acquired import acquired_matrix
-from medsr.image.files import display_name
+from medsr.image.files import display_name, escaped
 from medsr.image.header import Header
 from medsr.image.nifti_affine import Prefer
 from medsr.image.profile import is_thick_slice
@@ -188,7 +188,7 @@ def _grid_of(entry: dict[str, Any]) -> str:
 
 def one_line(value: object) -> str:
     """Text that stays on its line: control characters escaped, so that a file name cannot forge output."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(value))
+    return escaped(str(value))
 
 
 def plain(value: Any) -> str:

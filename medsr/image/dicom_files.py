@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from medsr.errors import InputError
-from medsr.image.files import display_name
+from medsr.image.files import display_name, escaped
 from medsr.machine import available_memory, gigabytes
 
 PREAMBLE = 132  # bytes: 128 for anybody, then DICM
@@ -213,7 +213,7 @@ def sources_of_directory(path: Path, identifiers: Sequence[Sequence[str]]) -> tu
 
 def one_line(text: str, limit: int = 80) -> str:
     """Text of a file for a message: control characters escaped, and not too long."""
-    plain = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    plain = escaped(text)
     return plain if len(plain) <= limit else plain[: limit - 3] + "..."
 
 

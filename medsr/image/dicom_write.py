@@ -20,7 +20,7 @@ from medsr.image.dicom_place import check_template as check_template
 from medsr.image.dicom_source import sources_of
 from medsr.image.dicom_store import padding_in, scale_of, stored
 from medsr.image.dicom_tags import quiet
-from medsr.image.files import display_name
+from medsr.image.files import display_name, sync_folder
 from medsr.image.header import Header
 from medsr.image.volume import Volume
 
@@ -76,7 +76,7 @@ def write_series(folder: Path, volumes: Sequence[Volume], source: Header, deriva
     try:
         with ThreadPoolExecutor(_THREADS) as pool:
             list(pool.map(write, range(len(files))))
-        _sync(folder)
+        sync_folder(folder)
     except OSError as error:
         reason = error.strerror or "the operating system gave no reason"
         raise JobError(f"cannot write the series {display_name(folder)}: {reason}") from error
@@ -144,12 +144,3 @@ def _digest(slices: Sequence[memoryview]) -> str:
     with ThreadPoolExecutor(_THREADS) as pool:
         digests = pool.map(lambda one: hashlib.sha256(one).digest(), slices)
         return hashlib.sha256(b"".join(digests)).hexdigest()
-
-
-def _sync(folder: Path) -> None:
-    """Make the names durable too, where the system can do that."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

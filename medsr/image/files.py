@@ -32,9 +32,14 @@ _NO_HARD_LINKS = (
 )  # fmt: skip
 
 
+def escaped(text: str) -> str:
+    """Text that stays on its line: control characters and bytes that are no text are spelled out."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 def display_name(path: Path) -> str:
-    """File name for a message: control characters and bytes that are no text are escaped, so it stays on one line."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in path.name or str(path))
+    """File name for a message, ``escaped``."""
+    return escaped(path.name or str(path))
 
 
 def sha256_of(path: Path) -> str:
@@ -84,7 +89,7 @@ def atomic_files(paths: Sequence[Path], *, overwrite: bool = False) -> Iterator[
         else:
             for path in made:
                 _publish(staging, path, overwrite=overwrite)
-    _sync_folder(paths[-1].parent)
+    sync_folder(paths[-1].parent)
 
 
 @contextlib.contextmanager
@@ -207,7 +212,7 @@ def _publish(staging: Path, path: Path, *, overwrite: bool) -> None:
         raise _cannot_write(path, error) from error
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Make the new name itself durable, where the system can do that."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
+from medsr.image.files import escaped
 from medsr.outputs import default_output
 from medsr.request import Request
 
@@ -89,4 +90,4 @@ def output_of(name: PurePosixPath, *, series: bool) -> str:
 
 def printable(name: PurePosixPath | str) -> str:
     """A name for people and databases: control characters, and bytes that are no text, spelled out."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(name))
+    return escaped(str(name))
