@@ -55,10 +55,7 @@ def plan_file(
 
     output: None stands for ``default_output``. card: that of ``request.model``, where it was read before.
     """
-    header = _inspected(path, request)
-    card = card or read_card(request.model)
-    plan = make_plan(header, request, card, output or _default(header, request), overwrite=overwrite)
-    _tags(header, plan)
+    header, card, plan, _ = _planned(path, output, request, card, overwrite=overwrite)
     return header, card, plan
 
 
@@ -110,14 +107,14 @@ def prepare(
     """
     clock = Clock()
     with clock("inspect"):
-        header, card, plan = plan_file(path, output, request, overwrite=overwrite, card=card)
+        header, card, plan, template = _planned(path, output, request, card, overwrite=overwrite)
     target = plan.output or _default(header, request)
     with clock("read"):
         (progress or _silent)("read", 0.0)
         scans = _scans(header, request)
         first = next(scans)
         header, plan = _decided(first, header, request, card, target, overwrite=overwrite)
-        tags = _tags(header, plan)
+        tags = _tags(header, plan, template)
     return Prepared(header, card, plan, target, tags, first, scans, clock)
 
 
@@ -262,8 +259,24 @@ def _default(header: Header, request: Request) -> Path:
     return default_output(header.path, series=header.format == "dicom" or request.dicom_template is not None)
 
 
-def _tags(header: Header, plan: Plan) -> Header | None:
-    """The DICOM series whose tags the output carries: the input, or the template; None for a NIfTI output.
+def _planned(
+    path: Path, output: Path | None, request: Request, card: ModelCard | None, *, overwrite: bool
+) -> tuple[Header, ModelCard, Plan, Header | None]:
+    """``plan_file``, and the header of the DICOM template where one is named."""
+    header = _inspected(path, request)
+    card = card or read_card(request.model)
+    plan = make_plan(header, request, card, output or _default(header, request), overwrite=overwrite)
+    template: Header | None = None
+    if request.dicom_template is not None:
+        template = inspect(
+            request.dicom_template, series=request.series, deskew=request.deskew, fill_gaps=request.fill_gaps
+        )
+    _tags(header, plan, template)
+    return header, card, plan, template
+
+
+def _tags(header: Header, plan: Plan, template: Header | None) -> Header | None:
+    """The DICOM series whose tags the output carries: the template, or the input; None for a NIfTI output.
 
     Raises InputError where it cannot carry them: a template of another scan, a source that is neither MR nor CT.
     """
@@ -271,13 +284,9 @@ def _tags(header: Header, plan: Plan) -> Header | None:
         return None
     from medsr.image.dicom_place import check_template
 
-    request, tags = plan.request, header
-    if request.dicom_template is not None:
-        tags = inspect(
-            request.dicom_template, series=request.series, deskew=request.deskew, fill_gaps=request.fill_gaps
-        )
+    tags = template or header
     check_template(plan.target, plan.modality, tags)
-    if request.uncertainty or request.detail_map:
+    if plan.request.uncertainty or plan.request.detail_map:
         from medsr.image.dicom_map import check_extra
 
         check_extra()
