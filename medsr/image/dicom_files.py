@@ -109,6 +109,8 @@ def is_dicom_path(path: Path) -> bool:
     try:
         if path.is_dir():
             return True
+        if not path.is_file():
+            return False  # a pipe would be waited for without end
         with path.open("rb") as stream:
             start = stream.read(PREAMBLE)
     except OSError:

@@ -11,9 +11,10 @@ from typing import Any
 from urllib.parse import quote
 
 from medsr.errors import ConfigError, PlanError
-from medsr.image.files import atomic_write, display_name
+from medsr.image.files import atomic_write
 from medsr.outputs import NOTE, stem
 from medsr.service.items import Found, Item, LeftOut, printable
+from medsr.service.table import called
 
 DESCRIPTION = "dataset_description.json"
 VERSION = "1.10.0"  # of the standard
@@ -71,8 +72,8 @@ def find_dataset(inputs: Sequence[Path]) -> Found:
         else:
             left_out.append(LeftOut(printable(relative), f"BIDS suffix {suffix!r} is none of {', '.join(IMAGES)}"))
     if not items and not left_out:
-        reason = f"{display_name(root.resolve())} holds no image in sub-*/anat or sub-*/ses-*/anat"
-        left_out.append(LeftOut(printable(root.resolve().name), reason, PlanError.exit_code))
+        reason = f"{printable(called(root))} holds no image in sub-*/anat or sub-*/ses-*/anat"
+        left_out.append(LeftOut(printable(called(root)), reason, PlanError.exit_code))
     return Found(tuple(items), tuple(left_out))
 
 
@@ -118,7 +119,7 @@ def check_derivative(out: Path) -> None:
         makers = []
     if "medsr" not in makers:
         raise PlanError(
-            f"{display_name(out.resolve())} is another BIDS dataset already; choose a folder of its own with --out, "
+            f"{printable(called(out))} is another BIDS dataset already; choose a folder of its own with --out, "
             "such as derivatives/medsr"
         )
 
@@ -126,7 +127,7 @@ def check_derivative(out: Path) -> None:
 def write_description(out: Path, root: Path, version: str) -> None:
     """``dataset_description.json``, README and .bidsignore of the derivative of the dataset ``root``."""
     name = _name(root)
-    link = Path(os.path.relpath(root.resolve(), out.resolve())).as_posix()
+    link = Path(os.path.relpath(os.path.realpath(root), os.path.realpath(out))).as_posix()
     description = {
         "Name": f"{name}: made finer by medsr",
         "BIDSVersion": VERSION,
@@ -146,5 +147,5 @@ def _name(root: Path) -> str:
     try:
         name = json.loads((root / DESCRIPTION).read_text(encoding="utf-8-sig"))["Name"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{DESCRIPTION} of {display_name(root.resolve())} is no JSON with a Name") from error
+        raise ConfigError(f"{DESCRIPTION} of {printable(called(root))} is no JSON with a Name") from error
     return printable(str(name))

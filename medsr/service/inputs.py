@@ -13,7 +13,7 @@ from medsr.image.files import display_name
 from medsr.request import Request
 from medsr.service.items import Found, Item, LeftOut, joined, output_of, printable
 from medsr.service.series import SeriesFound, relative, series_in, spread_over
-from medsr.service.table import read_table
+from medsr.service.table import called, read_table
 from medsr.service.walk import is_hidden, walk
 
 _READ = "NIfTI (.nii, .nii.gz, .hdr), MGH, DICOM and zips of DICOM"
@@ -41,7 +41,7 @@ def find_items(inputs: Sequence[Path], request: Request, *, out: Path) -> Found:
     that cannot be meant; whatever else is wrong with one scan is a row of ``left_out``.
     """
     mentions = _mentions(inputs)
-    return without_collisions(joined(_expanded(m, request, out.resolve()) for m in mentions))
+    return without_collisions(joined(_expanded(m, request, Path(os.path.realpath(out))) for m in mentions))
 
 
 def _mentions(inputs: Sequence[Path]) -> list[Mention]:
@@ -53,7 +53,7 @@ def _mentions(inputs: Sequence[Path]) -> list[Mention]:
         elif path.is_dir() and not several:
             mentions.append(Mention(path, PurePosixPath(), {}))
         else:
-            mentions.append(Mention(path, PurePosixPath(path.resolve().name), {}))
+            mentions.append(Mention(path, PurePosixPath(called(path)), {}))
     return mentions
 
 
@@ -64,10 +64,12 @@ def without_collisions(found: Found) -> Found:
         mentioned.setdefault(item.identity, []).append(item)
     refused: list[LeftOut] = []
     by_output: dict[str, list[Item]] = {}
-    for first, *others in mentioned.values():
+    for place, (first, *others) in mentioned.items():
         if any(other.options != first.options for other in others):
             reason = "the scan is named twice, with different options; name it once"
             refused.append(LeftOut(first.name, reason, PlanError.exit_code))
+        elif first.target != place and first.target in mentioned:
+            refused.append(_link_to(mentioned[first.target][0], first))
         else:
             by_output.setdefault(os.path.normcase(first.output), []).append(first)
     kept: list[Item] = []
@@ -87,6 +89,13 @@ def without_collisions(found: Found) -> Found:
             kept += alike
     left_out = {(row.name, row.reason): row for row in (*found.left_out, *refused)}
     return Found(tuple(kept), tuple(left_out.values()))
+
+
+def _link_to(scan: Item, link: Item) -> LeftOut:
+    if link.options == scan.options:
+        return LeftOut(link.name, f"a link to {scan.name}, which is done once")
+    reason = f"a link to {scan.name}, with other options; name one of them"
+    return LeftOut(link.name, reason, PlanError.exit_code)
 
 
 # --- one input -----------------------------------------------------------------------------------------------------
@@ -127,7 +136,7 @@ class _Search:
         ]
         found = joined([*parts, Found((), tuple(closed))])
         if not found.items and not found.left_out:
-            reason = f"{display_name(top.resolve())} holds no scan; medsr reads {_READ}"
+            reason = f"{printable(called(top))} holds no scan; medsr reads {_READ}"
             return Found((), (LeftOut(self._called(top), reason, PlanError.exit_code),))
         return found
 
@@ -176,7 +185,7 @@ class _Search:
     def _called(self, path: Path) -> str:
         """Name of a folder for a row."""
         name = self.mention.name / relative(path, self.mention.path)
-        return printable(name if name.name else self.mention.path.resolve().name)
+        return printable(name if name.name else called(self.mention.path))
 
     def _rows(self, found: Sequence[SeriesFound], name: PurePosixPath) -> Found:
         """Volumes as items, the others with their reasons; files of our own making and hidden ones are passed over."""
@@ -210,8 +219,9 @@ class _Search:
 
     def _is_ours(self, one: SeriesFound) -> bool:
         top = self.mention.path
-        below = self.out != top.resolve() and self.out.is_relative_to(top.resolve())
-        inside = below and one.path.resolve().is_relative_to(self.out)
+        real = os.path.realpath(top)
+        below = str(self.out) != real and self.out.is_relative_to(real)
+        inside = below and Path(os.path.realpath(one.path)).is_relative_to(self.out)
         return inside or (one.path.is_relative_to(top) and is_hidden(one.path, top))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
@@ -37,8 +38,13 @@ class Item:
 
     @property
     def identity(self) -> tuple[str, str | None]:
-        """Equal for two mentions of one scan."""
-        return str(self.path.resolve()), self.series
+        """Equal for two mentions of one scan, through whatever links to folders; a link to a file is one of its own."""
+        return str(Path(os.path.realpath(self.path.parent)) / self.path.name), self.series
+
+    @property
+    def target(self) -> tuple[str, str | None]:
+        """The identity of the file that the scan, if it is a link, leads to in the end."""
+        return os.path.realpath(self.path), self.series
 
 
 @dataclass(frozen=True)

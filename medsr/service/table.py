@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path, PurePosixPath
@@ -63,6 +64,11 @@ def read_table(path: Path) -> list[Row]:
     return rows
 
 
+def called(path: Path) -> str:
+    """The last name of a path, also of ``.`` and ``a/..``; of a link its own name, not that of what it leads to."""
+    return Path(os.path.normpath(path.absolute())).name
+
+
 def _lines(path: Path) -> list[list[str]]:
     """Cells of the lines that are not empty."""
     try:
@@ -104,7 +110,7 @@ def _row(folder: Path, header: Sequence[str], cells: Sequence[str], parsers: Map
         options["model"] = str((folder / options["model"]).absolute())
     path = Path(values[PATH])
     inside = not path.is_absolute() and ".." not in path.parts
-    return Row((folder / path).absolute(), PurePosixPath(path if inside else path.name), options)
+    return Row((folder / path).absolute(), PurePosixPath(path if inside else called(folder / path)), options)
 
 
 # --- cells -----------------------------------------------------------------------------------------------------------

@@ -48,7 +48,7 @@ def walk(folder: Path, *, leave_out: Path) -> Tree:
         top, covered = pending.pop()
         level = _level(top, leave_out, seen, closed)
         others = []
-        for path in level.files:
+        for path in level.files:  # some may be links to nothing, or pipes: as scans they are refused later
             name = path.name.lower()
             if name.endswith(SCANS):
                 scans.append(path)
@@ -73,6 +73,8 @@ def is_hidden(path: Path, below: Path) -> bool:
 def made_by_medsr(path: Path) -> bool:
     """True for a NIfTI file whose description says that medsr upscaled it: it is no input of a cohort."""
     try:
+        if not path.is_file():  # a pipe would be waited for
+            return False
         with path.open("rb") as stream:
             start = stream.read(_DESCRIPTION)
             if start[:2] == b"\x1f\x8b":
@@ -105,20 +107,27 @@ def _level(folder: Path, leave_out: Path, seen: set[str], closed: list[Path]) ->
         path = folder / entry.name
         if entry.name.startswith("."):
             continue
-        if entry.is_dir():
+        if _is_folder(entry):
             real = os.path.realpath(path)
             if real not in seen and real != str(leave_out):
                 seen.add(real)
                 (level.links if entry.is_symlink() else level.folders).append(path)
-        elif entry.is_file() or entry.is_symlink():  # a link to nothing is a scan that is missing, and said to be so
+        else:
             level.files.append(path)
     return level
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself, or into a closed folder
+        return False
 
 
 def _may_be_dicom(path: Path) -> bool:
     """True for DICOM, and for what seems DICOM without its preamble, which is refused and not passed over."""
     source = Source(path, path.name)
     try:
-        return is_dicom(source) or looks_headless(source)
+        return path.is_file() and (is_dicom(source) or looks_headless(source))
     except OSError:
         return False

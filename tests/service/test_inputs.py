@@ -72,6 +72,45 @@ def test_loop_of_links_ends_and_linked_folders_are_followed(tmp_path: Path) -> N
     assert names(root) == ["gone.nii.gz", "sub-01/t1.nii.gz", "sub-02/t1.nii.gz"]
 
 
+def test_what_is_no_regular_file_is_a_row_and_never_waited_for(tmp_path: Path) -> None:
+    """A pipe that nobody writes into, named or linked to, would be waited for without end."""
+    os.mkfifo(tmp_path / "pipe")
+    os.mkfifo(tmp_path / "pipe_T1w.nii.gz")
+    os.mkfifo(tmp_path / "pipe.zip")
+    for name, target in {"a.nii.gz": "pipe", "b": "pipe", "c.nii": "/dev/zero", "d.nii.gz": "d.nii.gz"}.items():
+        (tmp_path / name).symlink_to(target)
+    for inputs in ([tmp_path], [tmp_path / "pipe_T1w.nii.gz", tmp_path / "a.nii.gz", tmp_path / "d.nii.gz"]):
+        planning = plan_items(find_items(inputs, Request(), out=tmp_path / "out"), Request(), hashed=False)
+        assert planning.planned == ()
+        named = {"a.nii.gz", "d.nii.gz", "pipe_T1w.nii.gz"} | ({"c.nii", "pipe.zip"} if inputs == [tmp_path] else set())
+        assert {(row.name, row.exit_code) for row in planning.left_out} == {(name, 3) for name in named}
+
+
+def test_link_is_called_by_its_own_name(tmp_path: Path) -> None:
+    """In a data store (git-annex, DataLad) scans are links to files that are called by a hash."""
+    key = scan(tmp_path / ".git/annex/objects/MD5E-s9--0123.nii.gz")
+    for name in ("sub-1_T1w.nii.gz", "sub-2_T1w.nii.gz"):
+        (tmp_path / name).symlink_to(key)
+    (tmp_path / "gone_T1w.nii.gz").symlink_to(key.with_name("gone"))
+    paths = sorted(tmp_path.glob("*.nii.gz"))
+    for inputs in ([tmp_path], paths, [*paths, tmp_path]):
+        found = find_items(inputs, Request(), out=tmp_path / "out")
+        assert [item.output for item in found.items] == [
+            "gone_T1w_sr.nii.gz", "sub-1_T1w_sr.nii.gz", "sub-2_T1w_sr.nii.gz",
+        ]  # fmt: skip
+        assert found.left_out == ()
+
+
+def test_link_to_another_scan_is_left_out_with_the_reason(tmp_path: Path) -> None:
+    first = scan(tmp_path / "sub-1/t1.nii.gz")
+    (tmp_path / "all").mkdir()
+    (tmp_path / "all/one.nii.gz").symlink_to(first)
+    found = find_items([tmp_path], Request(), out=tmp_path / "out")
+    assert [item.name for item in found.items] == ["sub-1/t1.nii.gz"]
+    assert [(row.name, row.exit_code) for row in found.left_out] == [("all/one.nii.gz", 0)]
+    assert "sub-1/t1.nii.gz" in found.left_out[0].reason
+
+
 def test_scan_named_twice_is_one_item(tmp_path: Path) -> None:
     first = scan(tmp_path / "sub/a.nii.gz")
     found = find_items([first, tmp_path / "sub", first], Request(), out=tmp_path / "out")
@@ -318,6 +357,16 @@ def test_bad_table_is_refused_with_every_bad_row(tmp_path: Path, text: str, said
     with pytest.raises(ConfigError, match=said) as caught:
         read_table(table(tmp_path, text))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("path", ["..", "a/..", "../a/..", "."])
+def test_no_row_leads_out_of_the_folder_of_outputs(tmp_path: Path, path: str) -> None:
+    scan(tmp_path / "study/a/x.nii.gz")
+    listed = table(tmp_path / "study", f"path\n{path}\n")
+    found = find_items([listed], Request(), out=tmp_path / "out")
+    assert found.items
+    for item in found.items:
+        assert ".." not in item.output.split("/")
 
 
 def test_scan_with_two_sets_of_options_is_refused(tmp_path: Path) -> None:
