@@ -38,7 +38,7 @@ LIMIT_MS = 1.0  # of the query of a claim
 def task() -> dict[str, Any]:
     """As a batch makes it of a real scan."""
     scan = min(SCAN.glob("*.nii.gz"))
-    _, _, plan = plan_file(scan, None, Request())
+    plan = plan_file(scan, None, Request()).plan
     made = Task(Path("/cohort/sub-000001/anat", scan.name), f"anat/{scan.name}", Request(), plan.to_json(), "0" * 64)
     return made.to_json()
 

@@ -86,7 +86,7 @@ def measure(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
 
     tasks = []
     for scan in scans:
-        _, _, plan = plan_file(scan, out / output_of(scan, kind), request)
+        plan = plan_file(scan, out / output_of(scan, kind), request).plan
         digest = sha256_of(scan) if scan.is_file() else ""
         tasks.append(Task(scan, output_of(scan, kind), request, plan.to_json(), digest).to_json())
     idle = []

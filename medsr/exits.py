@@ -11,6 +11,7 @@ from typing import NoReturn
 
 import click
 
+SOME_FAILED = 8  # of the scans of a batch or a study; the others are done
 INTERRUPTED, TERMINATED = 130, 143  # 128 + signal, as a shell reports it
 _REPORT = "this is a bug of medsr; please report it with this line, the output of 'medsr --version' and your command"
 

@@ -171,3 +171,23 @@ def with_options(options: Sequence[Callable[..., Any]]) -> Callable[[Callable[..
 
 
 request_options = with_options(REQUEST_OPTIONS)  # those that make up a ``Request``
+quiet_option = click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
+# No command takes it: exits.py looks for it once an error has come.
+verbose_option = click.option(
+    "-v", "--verbose", is_flag=True, expose_value=False, help="Print the traceback of an unexpected error."
+)
+
+
+def check_sampler_options(ctx: click.Context, *textures: float, uncertainty: bool = False) -> None:
+    """Refuse textures that do not exist, and options of a sampler that nothing would use. Raises UsageError."""
+    for texture in textures:
+        if not 0 <= texture <= 1:
+            raise click.UsageError(f"--texture {texture:g} is outside 0 (mean) to 1 (a full sample)")
+    if max(textures, default=0.0) > 0 or uncertainty:
+        return
+    default = click.core.ParameterSource.DEFAULT
+    named = [name for name in SAMPLER_OPTIONS if name in ctx.params]
+    given = [f"--{name}" for name in named if ctx.get_parameter_source(name) is not default]
+    if given:
+        also = " or --uncertainty" if "uncertainty" in ctx.params else ""
+        raise click.UsageError(f"{', '.join(given)}: only with --texture above 0{also}; the mean needs none")

@@ -14,7 +14,7 @@ from medsr.image.geometry import Geometry, Triple
 from medsr.image.header import Header
 from medsr.image.profile import IDENTITY, AxisProfiles, choose_profiles, condition
 from medsr.image.profile import AxisProfile as AxisProfile
-from medsr.image.volume import Modality
+from medsr.image.volume import Modality, given_modality
 from medsr.machine import available_memory, gigabytes
 from medsr.outputs import check_output
 from medsr.passes import Pass as Pass
@@ -155,10 +155,8 @@ def _check_volumes(header: Header, request: Request) -> None:
 
 
 def _modality(header: Header, request: Request, card: ModelCard) -> Modality | None:
-    chosen: Modality | None = header.modality
-    if request.modality != "auto":
-        chosen = "CT" if request.modality == "ct" else "MR"
-    elif header.foreign is not None:
+    chosen = given_modality(request.modality) or header.modality
+    if request.modality == "auto" and header.foreign is not None:
         raise PlanError(
             f"{display_name(header.path)} is not an MR or CT image: {header.foreign}. If it is one, say so with "
             "--modality mr or --modality ct"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -12,11 +13,13 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from medsr.config import load_config
 from medsr.degradation import Degradation, Kind, parse_profile
-from medsr.errors import ConfigError
+from medsr.errors import ConfigError, PlanError
 from medsr.image.acquired import Sharpness
 from medsr.image.foreground import foreground
 from medsr.image.geometry import Geometry
 from medsr.image.intensity import CT_AIR_HU
+from medsr.image.nifti import write
+from medsr.image.scan import inspect, read_scan
 from medsr.image.volume import Modality, Volume
 from medsr.resources import config_path
 
@@ -158,6 +161,31 @@ def simulate(volume: Volume, protocol: Protocol, generator: torch.Generator, *, 
         "degraded", profile=protocol.profile, axes=protocol.axes, factor=protocol.factor, shape=list(coarse.shape)
     )
     return Volume(y.contiguous().numpy(), coarse, volume.modality, provenance)
+
+
+def degrade_file(
+    path: Path,
+    output: Path,
+    protocol_name: str,
+    *,
+    modality: Modality | None = None,
+    volume: int | None = None,
+    overwrite: bool = False,
+) -> Geometry:
+    """Write the scan that a coarser scanner would have made of ``path``, as a protocol by name fixes it.
+
+    Noise, where the protocol has some, is seeded by the file's name. Returns the coarse grid. Raises the kinds of
+    medsr.errors.
+    """
+    named = protocol(protocol_name)
+    if output.exists() and path.exists() and output.samefile(path):
+        raise PlanError("the output is the input itself; choose another name with -o")
+    header = inspect(path)
+    fine = read_scan(header, volume=volume, modality=modality)
+    generator = torch.Generator().manual_seed(seed_of(path.name))
+    coarse = simulate(fine.volume, named, generator, slice_axis=header.slice_axis)
+    write(output, coarse, header=header, mark="degraded, not acquired", description=protocol_name, overwrite=overwrite)
+    return coarse.geometry
 
 
 def _noisy(

@@ -11,6 +11,7 @@ from medsr.card import ModelCard
 from medsr.errors import ConfigError, PlanError
 from medsr.image.geometry import Geometry, Triple
 from medsr.image.header import Header
+from medsr.image.volume import GivenModality
 
 Consistency = Literal["auto", "hard", "soft", "off"]
 SamplerName = Literal["heun", "euler", "dpmpp2m", "ancestral"]
@@ -38,7 +39,7 @@ class Request:
     profile: str = "auto"
     consistency: Consistency = "auto"
     from_acquired: Literal["auto", "off"] = "auto"
-    modality: Literal["auto", "mr", "ct"] = "auto"
+    modality: GivenModality = "auto"
     volume: int | Literal["all"] | None = None
     prefer: Literal["sform", "qform"] | None = None
     assume_spacing: tuple[float, ...] | None = None

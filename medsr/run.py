@@ -4,25 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-
 from medsr.card import ModelCard, read_card
-from medsr.errors import InputError, PlanError
-from medsr.image.acquired import acquired_matrix, confirmed, crop_k_space
-from medsr.image.geometry import Geometry, slice_axis_by_spacing
-from medsr.image.header import Header
-from medsr.image.nifti import write
+from medsr.image.acquired import crop_k_space, with_acquired
+from medsr.image.header import Header, header_of
 from medsr.image.scan import Scan, inspect, read_scan, read_scans
-from medsr.image.volume import Modality, Volume
+from medsr.image.volume import Volume, given_modality
 from medsr.outputs import default_output, is_series
-from medsr.plan import Consistency, Plan, Request, SamplerName, make_plan
-from medsr.publish import Clock as Clock
-from medsr.publish import Processed as Processed
-from medsr.publish import Upscaled as Upscaled
-from medsr.publish import publish as publish
+from medsr.plan import Plan, make_plan
+from medsr.publish import Clock, Processed, Upscaled, publish
+from medsr.request import SAME_SPACING, Consistency, Request, SamplerName
 
 if TYPE_CHECKING:
     from medsr.diffusion.model import Model
@@ -32,10 +26,25 @@ Progress = Callable[[str, float], None]  # name of the stage, share of it that i
 
 
 @dataclass(frozen=True, eq=False)
+class Planned:
+    """A scan whose headers are read, and what will be done to it.
+
+    output: where the volume goes. template: header of the DICOM series that the request names for its tags, or None.
+    """
+
+    header: Header
+    card: ModelCard
+    plan: Plan
+    output: Path
+    template: Header | None
+
+
+@dataclass(frozen=True, eq=False)
 class Prepared:
     """A scan that is read and planned, and waits for the network.
 
-    tags: of the DICOM series whose tags the output will carry, or None. scans: the volumes, the first of them read.
+    header: with what the voxels told. tags: of the DICOM series whose tags the output will carry, or None. first: the
+    first or only volume, read. rest: the others, each read when it is asked for.
     """
 
     header: Header
@@ -50,13 +59,23 @@ class Prepared:
 
 def plan_file(
     path: Path, output: Path | None, request: Request, *, overwrite: bool = False, card: ModelCard | None = None
-) -> tuple[Header, ModelCard, Plan]:
-    """The plan for a scan, from headers alone; imports no torch.
+) -> Planned:
+    """Inspect a scan and plan it, from headers alone; imports no torch.
 
-    output: None stands for ``default_output``. card: that of ``request.model``, where it was read before.
+    output: None stands for ``default_output``. card: that of ``request.model``, where it was read before. Raises what
+    ``make_plan`` raises, and InputError for a scan or a DICOM template that cannot be trusted.
     """
-    header, card, plan, _ = _planned(path, output, request, card, overwrite=overwrite)
-    return header, card, plan
+    header = _inspected(path, request)
+    card = card or read_card(request.model)
+    output = output or default_output(path, series=header.format == "dicom" or request.dicom_template is not None)
+    plan = make_plan(header, request, card, output, overwrite=overwrite)
+    template: Header | None = None
+    if request.dicom_template is not None:
+        template = inspect(
+            request.dicom_template, series=request.series, deskew=request.deskew, fill_gaps=request.fill_gaps
+        )
+    _tags(header, plan, template)
+    return Planned(header, card, plan, output, template)
 
 
 def upscale_file(
@@ -107,15 +126,16 @@ def prepare(
     """
     clock = Clock()
     with clock("inspect"):
-        header, card, plan, template = _planned(path, output, request, card, overwrite=overwrite)
-    target = plan.output or _default(header, request)
+        known = plan_file(path, output, request, card=card, overwrite=overwrite)
     with clock("read"):
         (progress or _silent)("read", 0.0)
-        scans = _scans(header, request)
+        scans = _scans(known.header, request)
         first = next(scans)
-        header, plan = _decided(first, header, request, card, target, overwrite=overwrite)
-        tags = _tags(header, plan, template)
-    return Prepared(header, card, plan, target, tags, first, scans, clock)
+        header = replace(known.header, modality=first.volume.modality, foreign=None)
+        header = _with_acquired(header, first.volume, known.plan)
+        plan = make_plan(header, request, known.card, known.output, overwrite=overwrite)
+        tags = _tags(header, plan, known.template)
+    return Prepared(header, known.card, plan, known.output, tags, first, scans, clock)
 
 
 def process(ready: Prepared, model: Model, progress: Progress | None = None) -> Processed:
@@ -123,7 +143,7 @@ def process(ready: Prepared, model: Model, progress: Progress | None = None) -> 
     request, plan = ready.plan.request, ready.plan
     results: list[Result] = []
     masks = []
-    for index, scan in enumerate(_chain(ready.first, ready.rest)):
+    for index, scan in enumerate(chain((ready.first,), ready.rest)):
         inner = _part(progress or _silent, index, ready.header.volumes if request.volume == "all" else 1)
         intensity = results[0].intensity if results else None
         results.append(_one(scan.volume, plan, model, inner, ready.clock, intensity=intensity))
@@ -198,46 +218,16 @@ def upscale(
         model=str(model) if isinstance(model, str | Path) else model.card.name,
         threads=threads,
     )
-    header = _header_of(volume, slice_axis, slice_thickness)
+    header = header_of(volume, slice_axis=slice_axis, slice_thickness=slice_thickness)
     card = read_card(model) if isinstance(model, str | Path) else model.card
     plan = make_plan(header, request, card)
-    header = _with_acquired(header, volume, request, plan)
-    plan = make_plan(header, request, card)
+    plan = make_plan(_with_acquired(header, volume, plan), request, card)
     clock = Clock()
     report = progress or _silent
     if isinstance(model, str | Path):
         report("load model", 0.0)
         model = load_for(request)
     return _one(volume, plan, model, report, clock, intensity=None)
-
-
-def degrade_file(
-    path: Path,
-    output: Path,
-    protocol_name: str,
-    *,
-    modality: Modality | None = None,
-    volume: int | None = None,
-    overwrite: bool = False,
-) -> Geometry:
-    """Write the scan that a coarser scanner would have made of ``path``, as a protocol by name fixes it.
-
-    Noise, where the protocol has some, is seeded by the file's name. Returns the coarse grid. Raises the kinds of
-    medsr.errors.
-    """
-    import torch
-
-    from medsr.protocols import protocol, seed_of, simulate
-
-    named = protocol(protocol_name)
-    if output.exists() and path.exists() and output.samefile(path):
-        raise PlanError("the output is the input itself; choose another name with -o")
-    header = inspect(path)
-    fine = read_scan(header, volume=volume, modality=modality)
-    generator = torch.Generator().manual_seed(seed_of(path.name))
-    coarse = simulate(fine.volume, named, generator, slice_axis=header.slice_axis)
-    write(output, coarse, header=header, mark="degraded, not acquired", description=protocol_name, overwrite=overwrite)
-    return coarse.geometry
 
 
 # --- the steps -----------------------------------------------------------------------------------------------------
@@ -253,26 +243,6 @@ def _inspected(path: Path, request: Request) -> Header:
         deskew=request.deskew and not template,
         fill_gaps=request.fill_gaps and not template,
     )
-
-
-def _default(header: Header, request: Request) -> Path:
-    return default_output(header.path, series=header.format == "dicom" or request.dicom_template is not None)
-
-
-def _planned(
-    path: Path, output: Path | None, request: Request, card: ModelCard | None, *, overwrite: bool
-) -> tuple[Header, ModelCard, Plan, Header | None]:
-    """``plan_file``, and the header of the DICOM template where one is named."""
-    header = _inspected(path, request)
-    card = card or read_card(request.model)
-    plan = make_plan(header, request, card, output or _default(header, request), overwrite=overwrite)
-    template: Header | None = None
-    if request.dicom_template is not None:
-        template = inspect(
-            request.dicom_template, series=request.series, deskew=request.deskew, fill_gaps=request.fill_gaps
-        )
-    _tags(header, plan, template)
-    return header, card, plan, template
 
 
 def _tags(header: Header, plan: Plan, template: Header | None) -> Header | None:
@@ -297,11 +267,6 @@ def _silent(stage: str, share: float) -> None:
     """No progress is wanted."""
 
 
-def _chain(first: Scan, rest: Iterator[Scan]) -> Iterator[Scan]:
-    yield first
-    yield from rest
-
-
 def _part(report: Progress, index: int, count: int) -> Progress:
     """The progress of volume ``index`` of ``count`` as a share of all."""
     if count == 1:
@@ -310,44 +275,18 @@ def _part(report: Progress, index: int, count: int) -> Progress:
 
 
 def _scans(header: Header, request: Request) -> Iterator[Scan]:
-    modality: Modality | None = None
-    if request.modality != "auto":
-        modality = "CT" if request.modality == "ct" else "MR"
+    modality = given_modality(request.modality)
     if request.volume == "all":
         return read_scans(header, modality=modality)
     return iter([read_scan(header, volume=request.volume, modality=modality)])
 
 
-def _decided(
-    scan: Scan, header: Header, request: Request, card: ModelCard, output: Path, *, overwrite: bool
-) -> tuple[Header, Plan]:
-    """Header and plan with what only the voxels could tell: modality, and the matrix that was truly acquired."""
-    header = replace(header, modality=scan.volume.modality, foreign=None)
-    plan = make_plan(header, request, card, output, overwrite=overwrite)
-    header = _with_acquired(header, scan.volume, request, plan)
-    return header, make_plan(header, request, card, output, overwrite=overwrite)
-
-
-def _with_acquired(header: Header, volume: Volume, request: Request, plan: Plan) -> Header:
-    """The acquired matrix by tags that the spectrum does not contradict, else by a spectral edge beyond doubt."""
-    if request.from_acquired == "off" or volume.modality != "MR":
+def _with_acquired(header: Header, volume: Volume, plan: Plan) -> Header:
+    """The header with the matrix that was truly acquired along the axes that ``plan`` makes finer."""
+    if plan.request.from_acquired == "off":
         return header
-    finer = [t < s * 0.999 for t, s in zip(plan.target.spacing, volume.geometry.spacing, strict=True)]
-    counts, warnings = list(header.acquired), list(header.warnings)
-    seen = acquired_matrix(volume.array) if any(finer) else (None, None, None)
-    for axis, (count, stored) in enumerate(zip(header.acquired, volume.array.shape, strict=True)):
-        letter = "ijk"[axis]
-        if not finer[axis]:
-            continue
-        if count is not None and count < stored and not confirmed(volume.array, axis, count):
-            counts[axis] = None
-            warnings.append(f"the header says that {count} of {stored} samples were acquired along {letter}; the "
-                            "spectrum goes on beyond that, so k-space was not cropped")  # fmt: skip
-        elif count is None and seen[axis] is not None:
-            counts[axis] = seen[axis]
-            warnings.append(f"axis {letter} is zero-filled: {stored} voxels from about {seen[axis]} samples, by the "
-                            "spectrum; k-space is cropped back first (--from-acquired off leaves it)")  # fmt: skip
-    return replace(header, acquired=(counts[0], counts[1], counts[2]), warnings=tuple(warnings))
+    finer = [t < s * (1 - SAME_SPACING) for t, s in zip(plan.target.spacing, plan.source.spacing, strict=True)]
+    return with_acquired(header, volume, finer)
 
 
 def _one(volume: Volume, plan: Plan, model: Model, report: Progress, clock: Clock, *, intensity: Any) -> Result:
@@ -358,29 +297,6 @@ def _one(volume: Volume, plan: Plan, model: Model, report: Progress, clock: Cloc
             volume = crop_k_space(volume, plan.acquired)
     with clock("reconstruct"):
         return reconstruct(volume, plan, model, progress=report, intensity=intensity)
-
-
-def _header_of(volume: Volume, slice_axis: int | None, slice_thickness: float | None) -> Header:
-    """The header of a volume that is not in a file."""
-    array = volume.array
-    if not np.isfinite(array).all():
-        raise InputError("the volume holds NaN or Inf; fill them first")
-    if array.size == 0 or float(array.min()) == float(array.max()):
-        raise InputError("the volume is constant or empty; there is nothing to upscale")
-    if slice_axis is None:
-        slice_axis = slice_axis_by_spacing(volume.geometry.spacing)
-    if slice_axis not in (0, 1, 2):
-        raise InputError(f"slice_axis {slice_axis} is none of 0, 1, 2")
-    return Header(
-        path=Path(volume.provenance.source or "volume"),
-        format="nifti",
-        geometry=volume.geometry,
-        dtype="float32",
-        modality=volume.modality,
-        modality_evidence="given by the caller",
-        slice_axis=slice_axis,
-        slice_thickness=slice_thickness,
-    )
 
 
 def _numbers(value: float | tuple[float, ...] | None) -> tuple[float, ...] | None:

@@ -16,7 +16,7 @@ from medsr.image.profile import is_thick_slice
 from medsr.image.scan import inspect, is_dicom_path, read_scan
 from medsr.outputs import default_output, is_series
 from medsr.plan import Plan
-from medsr.run import Upscaled
+from medsr.publish import Upscaled
 
 if TYPE_CHECKING:
     from medsr.image.dicom_series import Series

@@ -370,7 +370,7 @@ def test_command_request_and_function_have_the_same_defaults():
     """What nobody asks for is the same on the command line and in Python."""
     request = {f.name: f.default for f in dataclasses.fields(Request)}
     group = click.Context(cli.cli, **cli.cli.context_settings)  # a command keeps the help option of its first context
-    command = cli.upscale.make_context("upscale", [__file__], parent=group).params
+    command = cli.cli.commands["upscale"].make_context("upscale", [__file__], parent=group).params
     function = {n: p.default for n, p in inspect.signature(medsr.upscale).parameters.items()}
     for name, default in request.items():
         if name not in ("target", "volume"):  # a function's volume is the scan itself

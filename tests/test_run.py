@@ -15,7 +15,8 @@ from medsr.errors import InputError, JobError, PlanError
 from medsr.image.geometry import Geometry
 from medsr.image.volume import Volume
 from medsr.plan import Request
-from medsr.run import degrade_file, upscale, upscale_file
+from medsr.protocols import degrade_file
+from medsr.run import upscale, upscale_file
 
 
 def phantom(shape=(24, 22, 10), seed=0) -> np.ndarray:

@@ -16,7 +16,8 @@ import medsr
 from medsr.errors import ConfigError, InputError, PlanError
 from medsr.image.dicom_kinds import MARK
 from medsr.plan import Request
-from medsr.run import degrade_file, upscale_file
+from medsr.protocols import degrade_file
+from medsr.run import upscale_file
 from tests.image.dicom_phantom import Phantom, save
 
 

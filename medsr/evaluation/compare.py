@@ -18,7 +18,7 @@ from medsr.image.files import display_name
 from medsr.image.geometry import Geometry
 from medsr.image.header import Header
 from medsr.image.nifti import Scan, inspect, read_scan
-from medsr.image.volume import Modality
+from medsr.image.volume import GivenModality, given_modality
 from medsr.outputs import stem
 
 PROTOCOL = "as given"
@@ -26,7 +26,6 @@ OF_THE_SCAN = ("spectrum_error", "between_slices_fine")  # what needs to know ho
 _SAME = 1e-3  # of a factor: a field of view is rarely a whole number of both voxels
 
 Factors = tuple[float, float, float]
-GivenModality = Literal["auto", "mr", "ct"]
 
 
 def compare_files(
@@ -172,9 +171,8 @@ def _warnings(study: Study) -> list[str]:
 
 
 def _read_reference(header: Header, modality: GivenModality, volume: int | None) -> Scan:
-    given: dict[str, Modality | None] = {"auto": None, "mr": "MR", "ct": "CT"}
     index = volume if header.volumes > 1 else None
-    return read_scan(header.path, volume=index, modality=given[modality], header=header)
+    return read_scan(header.path, volume=index, modality=given_modality(modality), header=header)
 
 
 def _volume_facts(path: Path, scan: Scan, header: Header) -> VolumeFacts:

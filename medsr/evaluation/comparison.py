@@ -24,7 +24,7 @@ from medsr.image.intensity import CT_AIR_HU
 from medsr.image.nifti import write
 from medsr.image.volume import Array, Volume
 from medsr.outputs import stem
-from medsr.run import degrade_file
+from medsr.protocols import degrade_file
 
 CLASSICAL_MARK = "classical method, not acquired"
 Failed = list[Exclusion]

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medsr.image.geometry import Geometry
+from medsr.image.header import Header
 from medsr.image.volume import Array, Volume
 
 Matrix = tuple[int | None, int | None, int | None]
@@ -47,6 +50,31 @@ def confirmed(array: Array, axis: int, count: int) -> bool:
     """
     power = _spectrum(array, axis)
     return power is None or _step(power, round(count / array.shape[axis] * (len(power) - 1))) >= PLAUSIBLE
+
+
+def with_acquired(header: Header, volume: Volume, axes: Sequence[bool]) -> Header:
+    """The header with the acquired matrix that its tags give and the spectrum does not contradict, else with one that
+    the spectrum shows beyond doubt, and a warning for each axis where the two differ.
+
+    axes: along which of i, j, k to look. A CT scan has no such matrix.
+    """
+    if volume.modality != "MR" or not any(axes):
+        return header
+    counts, warnings = list(header.acquired), list(header.warnings)
+    seen = acquired_matrix(volume.array)
+    for axis, (count, stored) in enumerate(zip(header.acquired, volume.array.shape, strict=True)):
+        letter = "ijk"[axis]
+        if not axes[axis]:
+            continue
+        if count is not None and count < stored and not confirmed(volume.array, axis, count):
+            counts[axis] = None
+            warnings.append(f"the header says that {count} of {stored} samples were acquired along {letter}; the "
+                            "spectrum goes on beyond that, so k-space was not cropped")  # fmt: skip
+        elif count is None and seen[axis] is not None:
+            counts[axis] = seen[axis]
+            warnings.append(f"axis {letter} is zero-filled: {stored} voxels from about {seen[axis]} samples, by the "
+                            "spectrum; k-space is cropped back first (--from-acquired off leaves it)")  # fmt: skip
+    return replace(header, acquired=(counts[0], counts[1], counts[2]), warnings=tuple(warnings))
 
 
 def falloff(array: Array, axis: int) -> float | None:

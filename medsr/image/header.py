@@ -6,8 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from medsr.image.geometry import Geometry
-from medsr.image.volume import Modality
+import numpy as np
+
+from medsr.errors import InputError
+from medsr.image.geometry import Geometry, slice_axis_by_spacing
+from medsr.image.volume import Modality, Volume
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,3 +38,30 @@ class Header:
     foreign: str | None = None
     warnings: tuple[str, ...] = ()
     extra: Any = field(default=None, repr=False)
+
+
+def header_of(volume: Volume, *, slice_axis: int | None = None, slice_thickness: float | None = None) -> Header:
+    """The header of a volume that is in no file.
+
+    slice_axis: 0, 1 or 2; None: by the spacing. slice_thickness: in mm. Raises InputError for voxels or an axis that
+    nothing can be done with.
+    """
+    array = volume.array
+    if not np.isfinite(array).all():
+        raise InputError("the volume holds NaN or Inf; fill them first")
+    if array.size == 0 or float(array.min()) == float(array.max()):
+        raise InputError("the volume is constant or empty; there is nothing to upscale")
+    if slice_axis is None:
+        slice_axis = slice_axis_by_spacing(volume.geometry.spacing)
+    if slice_axis not in (0, 1, 2):
+        raise InputError(f"slice_axis {slice_axis} is none of 0, 1, 2")
+    return Header(
+        path=Path(volume.provenance.source or "volume"),
+        format="nifti",
+        geometry=volume.geometry,
+        dtype="float32",
+        modality=volume.modality,
+        modality_evidence="given by the caller",
+        slice_axis=slice_axis,
+        slice_thickness=slice_thickness,
+    )

@@ -11,7 +11,14 @@ from numpy.typing import NDArray
 from medsr.image.geometry import Geometry
 
 Modality = Literal["MR", "CT"]
+GivenModality = Literal["auto", "mr", "ct"]  # as a user says it
 Array = NDArray[np.float32]
+
+
+def given_modality(word: GivenModality) -> Modality | None:
+    """What a user says that a scan is; None where it is to be found out."""
+    said: dict[GivenModality, Modality | None] = {"auto": None, "mr": "MR", "ct": "CT"}
+    return said[word]
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from medsr.errors import DeviceError, InputError, JobError, MedsrError, PlanError
 from medsr.image.files import display_name
 from medsr.machine import available_memory
+from medsr.publish import Processed, publish
 from medsr.request import Request
-from medsr.run import Prepared, Processed, load_for, prepare, process, publish
+from medsr.run import Prepared, load_for, prepare, process
 from medsr.service.jobs import Job
 from medsr.service.log import EventLog
 from medsr.service.outcome import Outcome, outcome_of

@@ -17,8 +17,9 @@ from medsr.evaluation.pace import MEAN_COST, Pace, cost
 from medsr.evaluation.request import StudyRequest, baselines_by_name
 from medsr.image.nifti import inspect, read
 from medsr.image.profile import choose_profiles
+from medsr.protocols import degrade_file
 from medsr.request import Request
-from medsr.run import degrade_file, load_for
+from medsr.run import load_for
 
 
 @pytest.fixture

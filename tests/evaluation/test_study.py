@@ -23,8 +23,9 @@ from medsr.evaluation.record import Study, command_text, read_study
 from medsr.evaluation.request import StudyRequest, baselines_by_name
 from medsr.evaluation.study import Evaluated, evaluate
 from medsr.image.nifti import read
+from medsr.protocols import degrade_file
 from medsr.request import Request
-from medsr.run import degrade_file, upscale_file
+from medsr.run import upscale_file
 
 COSTS = ("seconds", "peak_memory_mb")
 

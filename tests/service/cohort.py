@@ -50,7 +50,7 @@ class Cohort:
         jobs = []
         for name in names:
             self.scans[name] = save(self.folder / f"{name}_T1w.nii.gz", phantom(SHAPE, seed=len(self.scans)))
-            _, _, plan = plan_file(self.scans[name], None, request)
+            plan = plan_file(self.scans[name], None, request).plan
             output = self.output(name).relative_to(self.out).as_posix()
             task = Task(self.scans[name], output, request, plan.to_json(), sha256_of(self.scans[name]))
             jobs.append(NewJob(f"key of {name}", name, task.to_json()))

@@ -218,7 +218,7 @@ def test_a_dicom_series(tmp_path, tiny_model):
     """In and out; done again, with its maps, every file has the bytes it had."""
     cohort = Cohort(tmp_path, Request(model=str(tiny_model), device="cpu", threads=1, uncertainty=True))
     scan = ROOT / "sample_data" / "head_dicom"
-    _, _, plan = plan_file(scan, None, cohort.request)
+    plan = plan_file(scan, None, cohort.request).plan
     task = Task(scan, "study/head_sr", cohort.request, plan.to_json(), "not compared for series")
     with JobStore(cohort.store_path, create=True) as store:
         store.add([NewJob("key", "head", task.to_json())], time.time())
