@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from medsr.errors import DeviceError, InputError, JobError, MedsrError, PlanError
+from medsr.errors import DeviceError, JobError, MedsrError
 from medsr.image.files import display_name
 from medsr.machine import available_memory
 from medsr.publish import Processed, publish
@@ -26,6 +26,7 @@ from medsr.service.log import EventLog
 from medsr.service.outcome import Outcome, outcome_of
 from medsr.service.records import Desk as Desk
 from medsr.service.tasks import Task
+from medsr.service.unchanged import Origin, origin_of
 
 if TYPE_CHECKING:
     from medsr.diffusion.model import Model
@@ -55,11 +56,19 @@ class Rules:
 
 
 @dataclass(frozen=True, eq=False)
+class _Ready:
+    """A scan that is read, and the files that it came from."""
+
+    scan: Prepared
+    origin: Origin
+
+
+@dataclass(frozen=True, eq=False)
 class _Coming:
     """A job that is being read."""
 
     job: Job
-    reading: Future[Prepared]
+    reading: Future[_Ready]
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +76,7 @@ class _Made:
     """What waits to be written. network: when the network began and ended, seconds since 1970."""
 
     job: Job
+    origin: Origin
     done: Processed
     network: tuple[float, float]
 
@@ -149,21 +159,21 @@ class Pipeline:
             self._say("claimed", job, facts={"attempt": job.attempts})
         return job
 
-    def _may_read_ahead(self, job: Job, ready: Prepared) -> bool:
+    def _may_read_ahead(self, job: Job, ready: _Ready) -> bool:
         free = available_memory()
         # The scans of a cohort are mostly alike: the next one is taken to need what this one is about to need.
-        return not job.crashes and (free is None or free > 2 * ready.plan.memory_bytes)
+        return not job.crashes and (free is None or free > 2 * ready.scan.plan.memory_bytes)
 
     # --- the three stages
 
-    def _read(self, coming: _Coming) -> Prepared | None:
+    def _read(self, coming: _Coming) -> _Ready | None:
         """The scan; None, and the job failed, when it cannot be read."""
         if coming.reading.exception() is None:
             return coming.reading.result()
         self._wait_for_writer()  # memory may have been short because of the scans before: once more, alone
         return self._tried(coming.job, lambda: self._prepare(coming.job))
 
-    def _prepare(self, job: Job) -> Prepared:
+    def _prepare(self, job: Job) -> _Ready:
         task = Task.from_json(job.task)
         output = self._out / task.output
         try:
@@ -171,15 +181,14 @@ class Pipeline:
         except OSError as error:
             raise JobError(f"cannot make the folder {display_name(output.parent)}: {error.strerror}") from error
         request = replace(task.request, threads=task.request.threads or self._rules.threads)
-        ready = prepare(task.path, output, request, overwrite=True)
-        _check_unchanged(task, ready)
-        return ready
+        scan = prepare(task.path, output, request, overwrite=True)
+        return _Ready(scan, origin_of(task, scan))
 
-    def _network(self, coming: _Coming, ready: Prepared) -> _Made | None:
+    def _network(self, coming: _Coming, ready: _Ready) -> _Made | None:
         """What the network makes; None when the job failed, or the worker is to stop."""
         job = coming.job
         try:
-            model = self._model_for(ready.plan.request)
+            model = self._model_for(ready.scan.plan.request)
         except DeviceError:
             raise  # of no use for any scan
         except MedsrError as error:
@@ -188,7 +197,7 @@ class Pipeline:
         self._say("network", job)
         began = time.time()
         try:
-            done = process(ready, model, self._stop_here)
+            done = process(ready.scan, model, self._stop_here)
         except _Stopped:
             return None
         except Exception as error:
@@ -196,7 +205,7 @@ class Pipeline:
                 self._model = None  # the scan was too large, or the device is lost: loading it again will tell
             self._fail(job, error)
             return None
-        return _Made(job, done, (began, time.time()))
+        return _Made(job, ready.origin, done, (began, time.time()))
 
     def _publish(self, made: _Made) -> None:
         """Write, then record it. A process that dies in between leaves files that the next attempt replaces."""
@@ -206,6 +215,7 @@ class Pipeline:
             return
 
         def written() -> Outcome:
+            made.origin.check()
             upscaled = publish(made.done, overwrite=True, notes=Task.from_json(made.job.task).notes)
             self._say("published", made.job)
             return outcome_of(upscaled, self._out, rules.name, made.network)
@@ -282,12 +292,3 @@ def _in_words(error: Exception) -> tuple[int, str]:
         return DeviceError.exit_code, "out of memory; run fewer workers, ask for a smaller --scale or crop the scan"
     text = " ".join(f"{type(error).__name__}: {error}".splitlines())
     return BUG, f"unexpected {text}; this is a bug of medsr, please report it with the traceback that -v logs"
-
-
-def _check_unchanged(task: Task, ready: Prepared) -> None:
-    """Refuse what is no longer what was planned: its results would stand under the key of other work."""
-    if ready.plan.model_sha256 != task.plan["model_sha256"]:
-        raise PlanError(f"model {ready.plan.model} has changed since the batch was planned; run the batch again")
-    one_file = ready.header.format != "dicom" and ".hdr" not in task.path.name.lower() and task.request.volume != "all"
-    if one_file and ready.first.volume.provenance.sha256 != task.input_sha256:
-        raise InputError(f"{display_name(task.path)} has changed since the batch was planned; run the batch again")

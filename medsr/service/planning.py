@@ -5,22 +5,21 @@ Reads headers alone, and to key a job the bytes of its files; never voxels as vo
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from medsr.card import ModelCard, read_card
 from medsr.errors import InputError, MedsrError
 from medsr.image import nifti
 from medsr.image.header import Header
-from medsr.outputs import gradient_files
+from medsr.outputs import is_series
 from medsr.plan import Plan, make_plan
 from medsr.request import Request
+from medsr.service.identity import files_of, hash_of, job_key
 from medsr.service.items import Found, Item, LeftOut, request_of
 from medsr.service.tasks import Task
 
@@ -28,9 +27,6 @@ if TYPE_CHECKING:
     from medsr.image.dicom_read import Series
 
 THREADS = 4  # most of planning waits for the disk
-_CHUNK = 1 << 20  # bytes that are hashed at a time
-_NOT_OF_THE_WORK = ("output", "memory_bytes", "estimated_seconds", "warnings")  # of Plan.to_json
-_NOT_OF_THE_REQUEST = ("device", "threads", "model")  # the model counts by the hash of its tensors
 
 Tell = Callable[[int], None]  # how many items have been looked at
 
@@ -62,12 +58,12 @@ def plan_items(found: Found, request: Request, *, hashed: bool, tell: Tell | Non
     ``modality`` says.
     Raises ModelError when the model cannot be read.
     """
-    cards = _Cards(request.model)
+    known = _Known(request.model, hashed=hashed)
     groups = list(_by_folder(found.items))
     planned: list[PlannedItem] = []
     left_out = list(found.left_out)
     with ThreadPoolExecutor(THREADS) as pool:
-        for outcomes in pool.map(lambda group: list(_plan_group(group, request, cards, hashed=hashed)), groups):
+        for outcomes in pool.map(lambda group: list(_plan_group(group, request, known, hashed=hashed)), groups):
             for outcome in outcomes:
                 if isinstance(outcome, PlannedItem):
                     planned.append(outcome)
@@ -78,16 +74,51 @@ def plan_items(found: Found, request: Request, *, hashed: bool, tell: Tell | Non
     return Planning(tuple(planned), tuple(left_out))
 
 
-class _Cards:
-    """Model cards, each read once. The command's own is read at once: without it there is nothing to plan."""
+@dataclass(frozen=True, eq=False)
+class _Template:
+    """A DICOM series whose tags results take. sha256: of its files, as ``input_hash``; None where it was not asked."""
 
-    def __init__(self, model: str) -> None:
+    header: Header
+    sha256: str | None
+
+
+class _Known:
+    """What many scans share, each read once: model cards and DICOM templates."""
+
+    def __init__(self, model: str, *, hashed: bool) -> None:
+        """The command's own card is read at once: without it there is nothing to plan."""
         self._cards = {model: read_card(model)}
+        self._templates: dict[object, _Template | MedsrError] = {}
+        self._hashed = hashed
+        self._lock = threading.Lock()
 
-    def __call__(self, model: str) -> ModelCard:
+    def card(self, model: str) -> ModelCard:
+        """Raises ModelError."""
         if model not in self._cards:
             self._cards[model] = read_card(model)
         return self._cards[model]
+
+    def template(self, request: Request) -> _Template | None:
+        """The one that a request names. Raises InputError for what is no series, every time it is asked for."""
+        if request.dicom_template is None:
+            return None
+        key = (request.dicom_template, request.series, request.deskew, request.fill_gaps)
+        with self._lock:
+            if key not in self._templates:
+                try:
+                    self._templates[key] = self._read(request.dicom_template, request)
+                except MedsrError as error:
+                    self._templates[key] = error
+            found = self._templates[key]
+        if isinstance(found, MedsrError):
+            raise found
+        return found
+
+    def _read(self, path: Path, request: Request) -> _Template:
+        from medsr.image import dicom_read
+
+        header = dicom_read.inspect(path, series=request.series, deskew=request.deskew, fill_gaps=request.fill_gaps)
+        return _Template(header, hash_of(files_of(header, request)) if self._hashed else None)
 
 
 # --- one item --------------------------------------------------------------------------------------------------------
@@ -102,7 +133,7 @@ def _by_folder(items: Iterable[Item]) -> Iterator[list[Item]]:
 
 
 def _plan_group(
-    group: Sequence[Item], request: Request, cards: _Cards, *, hashed: bool
+    group: Sequence[Item], request: Request, known: _Known, *, hashed: bool
 ) -> Iterator[PlannedItem | LeftOut]:
     series: list[Series] = []
     if group[0].format == "dicom":
@@ -115,13 +146,23 @@ def _plan_group(
             return
     for item in group:
         try:
-            yield _plan_one(item, series, _absolute(request_of(item, request)), cards, hashed=hashed)
+            yield _plan_one(item, series, _absolute(request_of(item, request)), known, hashed=hashed)
         except MedsrError as error:
             yield LeftOut(item.name, str(error), error.exit_code)
         except OSError as error:
             yield LeftOut(item.name, f"cannot be read: {error.strerror or error}", InputError.exit_code)
         except Exception as error:  # one scan must not end a cohort, whatever is wrong with it or with us
             yield LeftOut(item.name, f"unexpected {type(error).__name__} while planning: {error}", 1)
+
+
+def _check_tags(plan: Plan, tags: Header) -> None:
+    """What ``upscale`` would say of a series whose tags the output cannot carry, before the first scan is begun."""
+    from medsr.image.dicom_map import check_extra
+    from medsr.image.dicom_place import check_template
+
+    check_template(plan.target, plan.modality, tags)
+    if plan.request.uncertainty or plan.request.detail_map:
+        check_extra()
 
 
 def _absolute(request: Request) -> Request:
@@ -132,9 +173,8 @@ def _absolute(request: Request) -> Request:
 
 
 def _plan_one(
-    item: Item, series: Sequence[Series], request: Request, cards: _Cards, *, hashed: bool
+    item: Item, series: Sequence[Series], request: Request, known: _Known, *, hashed: bool
 ) -> PlannedItem | LeftOut:
-    chosen: Series | None = None
     if item.format == "dicom":
         from medsr.image.dicom_read import choose_series, inspect_series
 
@@ -144,59 +184,13 @@ def _plan_one(
         header = nifti.inspect(item.path, prefer=request.prefer, assume_spacing=request.assume_spacing)
         if header.foreign is not None and not item.named:
             return LeftOut(item.name, f"not an MR or CT image: {header.foreign}. If it is one, name the file itself")
-    plan = make_plan(header, request, cards(request.model))
+    plan = make_plan(header, request, known.card(request.model))
+    template = known.template(request)
+    if is_series(Path(item.output)):
+        _check_tags(plan, header if template is None else template.header)
     if not hashed:
         return PlannedItem(item, request, plan)
-    digest = input_hash(_series_bytes(chosen) if chosen else _file_bytes(header, request))
+    digest, of_template = hash_of(files_of(header, request)), None if template is None else template.sha256
     values = plan.to_json()
-    task = Task(item.path, item.output, request, values, digest, item.notes)
-    return PlannedItem(item, request, plan, job_key(item.name, digest, values, request), task)
-
-
-# --- keys ------------------------------------------------------------------------------------------------------------
-
-
-def job_key(name: str, input_sha256: str, plan: Mapping[str, Any], request: Request) -> str:
-    """SHA-256 of the input's hash and the plan's: equal when the same is to be done to the same scan.
-
-    plan: ``Plan.to_json``, of which output, estimates, warnings, device and threads do not count, and in place of the
-    input's file name its name in the cohort does: copies of a scan in two places are two scans.
-    """
-    work = {k: v for k, v in plan.items() if k not in _NOT_OF_THE_WORK} | {"input": name}
-    work["request"] = {k: v for k, v in plan["request"].items() if k not in _NOT_OF_THE_REQUEST}
-    if request.dicom_template is not None:
-        work["request"]["dicom_template"] = str(request.dicom_template)
-    plan_sha256 = hashlib.sha256(json.dumps(work, sort_keys=True, default=str).encode()).hexdigest()
-    return hashlib.sha256(f"{input_sha256}{plan_sha256}".encode()).hexdigest()
-
-
-def input_hash(files: Iterable[Iterable[bytes]]) -> str:
-    """SHA-256 of a scan: of its one file, or of the sorted hashes of its several files, whatever they are called."""
-    digests = []
-    for chunks in files:
-        digest = hashlib.sha256()
-        for chunk in chunks:
-            digest.update(chunk)
-        digests.append(digest.hexdigest())
-    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(sorted(digests)).encode()).hexdigest()
-
-
-def _file_bytes(header: Header, request: Request) -> Iterator[Iterator[bytes]]:
-    """The file, the other half of an .hdr and .img pair, and the directions that a 4-D output takes along."""
-    path = header.path
-    files = [path, *gradient_files(path, path, request)]
-    name = path.name.lower()
-    if name.endswith((".hdr", ".hdr.gz")):
-        start = path.name[: name.rindex(".hdr")]
-        files += [half for end in (".img", ".img.gz", ".IMG") if (half := path.with_name(start + end)).is_file()][:1]
-    yield from (_chunks(file) for file in files)
-
-
-def _chunks(path: Path) -> Iterator[bytes]:
-    with path.open("rb", buffering=0) as stream:
-        while chunk := stream.read(_CHUNK):
-            yield chunk
-
-
-def _series_bytes(series: Series) -> Iterator[Iterator[bytes]]:
-    yield from (iter([source.read()]) for source in {os.fspath(h.source.name): h.source for h in series.heads}.values())
+    task = Task(item.path, item.output, request, values, digest, item.notes, of_template)
+    return PlannedItem(item, request, plan, job_key(item.name, digest, values, request, of_template), task)

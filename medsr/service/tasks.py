@@ -16,7 +16,8 @@ class Task:
 
     path: absolute. output: relative to the folder of outputs, with "/"; a .nii.gz file, or a folder for a DICOM
     series. plan: as ``Plan.to_json`` said it when the batch was planned. input_sha256: of the scan's files, as
-    ``input_hash`` makes it. notes: for the sidecar, beside its own keys.
+    ``input_hash`` makes it. notes: for the sidecar, beside its own keys. template_sha256: likewise of the DICOM
+    series whose tags the output takes, where the request names one.
     """
 
     path: Path
@@ -25,6 +26,7 @@ class Task:
     plan: Mapping[str, Any]
     input_sha256: str
     notes: Mapping[str, Any] = field(default_factory=dict)
+    template_sha256: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """For ``NewJob.task``."""
@@ -39,6 +41,7 @@ class Task:
             "plan": dict(self.plan),
             "input_sha256": self.input_sha256,
             "notes": dict(self.notes),
+            "template_sha256": self.template_sha256,
         }
 
     @classmethod
@@ -56,4 +59,5 @@ class Task:
             plan=values["plan"],
             input_sha256=values["input_sha256"],
             notes=values["notes"],
+            template_sha256=values.get("template_sha256"),
         )

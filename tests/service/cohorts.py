@@ -46,11 +46,12 @@ def work_here(store: JobStore, orders: Orders, tell: Callable[[Counts], None] | 
 
 
 def run_here(inputs: Path | list[Path], out: Path, model: Path, **options: Any) -> Ended:
-    """A batch in this process. options: fields of BatchRequest, or of Request."""
+    """A batch in this process. options: fields of BatchRequest, or of Request, and how the work is done."""
+    work = options.pop("work", work_here)
     batch = {name: options.pop(name) for name in list(options) if name in BatchRequest.__dataclass_fields__}
     paths = inputs if isinstance(inputs, list) else [inputs]
     request = Request(model=str(model), threads=1, **options)
-    return run_batch(paths, request, BatchRequest(out, **batch), work=work_here)
+    return run_batch(paths, request, BatchRequest(out, **batch), work=work)
 
 
 def manifest(out: Path) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -14,8 +15,9 @@ import pytest
 
 from medsr.errors import ModelError
 from medsr.request import Request
+from medsr.service.identity import input_hash
 from medsr.service.inputs import find_items
-from medsr.service.planning import PlannedItem, Planning, input_hash, plan_items
+from medsr.service.planning import PlannedItem, Planning, plan_items
 from medsr.service.tasks import Task
 from tests.image.dicom_phantom import Phantom, save
 
@@ -25,6 +27,13 @@ def scan(path: Path, seed: int = 0, kind: type = np.float32) -> Path:
     array = (np.random.default_rng(seed).random((8, 7, 6)) * 100).astype(kind)
     nib.save(nib.Nifti1Image(array, np.diag([1, 1, 3, 1])), path)
     return path
+
+
+def template(folder: Path) -> Path:
+    """A series on the grid of ``scan``."""
+    stored = np.random.default_rng(0).integers(24, 1200, (8, 7, 6))
+    upright = (-1.0, 0.0, 0.0, 0.0, -1.0, 0.0)  # LPS, so that the axes are those of RAS
+    return save(folder, Phantom("MR", stored, (1.0, 1.0, 3.0), upright, (0.0, 0.0, 0.0)).classic())
 
 
 def planned(root: Path, request: Request | None = None, *, hashed: bool = True) -> Planning:
@@ -115,6 +124,23 @@ def test_gantry_tilt_is_a_row_unless_deskewed(tmp_path: Path) -> None:
     assert planned(tmp_path, Request(deskew=True)).left_out == ()
 
 
+def test_template_counts_by_its_bytes_and_is_checked_before_the_first_scan(tmp_path: Path) -> None:
+    path = scan(tmp_path / "in/a_T1w.nii.gz")
+    request = Request(dicom_template=template(tmp_path / "x"))
+    key = only(path.parent, request).key
+    file = tmp_path / "x/IM2.dcm"
+    data = file.read_bytes()
+    file.write_bytes(data.replace(b"Sheep", b"Goats"))
+    assert only(path.parent, request).key != key
+    file.write_bytes(data)
+    assert only(path.parent, request).key == key
+    for wrong in (Request(dicom_template=save(tmp_path / "y", Phantom("MR").classic())), Request(dicom_template=path)):
+        (row,) = planned(path.parent, wrong, hashed=False).left_out
+        assert row.exit_code == 3
+    elsewhere = replace(request, uncertainty=True)
+    assert len(planned(path.parent, elsewhere, hashed=False).planned) == 1
+
+
 def test_plan_alone_reads_no_whole_file(tmp_path: Path) -> None:
     scan(tmp_path / "a_T1w.nii.gz")
     (one,) = planned(tmp_path, hashed=False).planned
@@ -131,6 +157,7 @@ def test_missing_model_ends_it_all(tmp_path: Path) -> None:
 def test_task_holds_no_relative_path(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scan(tmp_path / "in/a_T1w.nii.gz")
     shutil.copy(tiny_model, tmp_path / "m.safetensors")
+    template(tmp_path / "template")
     monkeypatch.chdir(tmp_path)
     request = Request(model="m.safetensors", dicom_template=Path("template"))
     (one,) = plan_items(find_items([Path("in")], request, out=Path("out")), request, hashed=True).planned
@@ -142,8 +169,8 @@ def test_task_holds_no_relative_path(tmp_path: Path, tiny_model: Path, monkeypat
 
 def test_task_survives_json(tmp_path: Path) -> None:
     scan(tmp_path / "a_T1w.nii.gz")
-    request = Request(scale=(2, 2, 1), volume=0, dicom_template=tmp_path / "x", seed=3)
-    found = find_items([tmp_path], request, out=tmp_path / "out")
+    request = Request(scale=(2, 2, 1), volume=0, dicom_template=template(tmp_path / "x"), seed=3)
+    found = find_items([tmp_path / "a_T1w.nii.gz"], request, out=tmp_path / "out")
     (one,) = plan_items(found, request, hashed=True).planned
     assert one.task is not None
     back = Task.from_json(json.loads(json.dumps(one.task.to_json())))

@@ -15,9 +15,11 @@ import pytest
 from medsr import plan as plan_module
 from medsr.errors import DeviceError
 from medsr.image.files import sha256_of
+from medsr.image.scan import inspect
 from medsr.plan import Request
 from medsr.run import plan_file
 from medsr.service import pipeline
+from medsr.service.identity import files_of, hash_of
 from medsr.service.jobs import JobStore, NewJob
 from medsr.service.log import scan_hash
 from medsr.service.tasks import Task
@@ -31,6 +33,7 @@ AT_A_STAGE = """
 import os, signal, time
 from medsr.image import files
 from medsr.service import pipeline
+from medsr.service.identity import files_of, hash_of
 from medsr.service.jobs import JobStore
 
 def now():
@@ -219,7 +222,9 @@ def test_a_dicom_series(tmp_path, tiny_model):
     cohort = Cohort(tmp_path, Request(model=str(tiny_model), device="cpu", threads=1, uncertainty=True))
     scan = ROOT / "sample_data" / "head_dicom"
     plan = plan_file(scan, None, cohort.request).plan
-    task = Task(scan, "study/head_sr", cohort.request, plan.to_json(), "not compared for series")
+    header = inspect(scan)
+    digest = hash_of(files_of(header, cohort.request))
+    task = Task(scan, "study/head_sr", cohort.request, plan.to_json(), digest)
     with JobStore(cohort.store_path, create=True) as store:
         store.add([NewJob("key", "head", task.to_json())], time.time())
     cohort.work()
