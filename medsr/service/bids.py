@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import quote
 
-from medsr.errors import ConfigError, PlanError
+from medsr.errors import ConfigError, InputError, PlanError
 from medsr.image.files import atomic_write
 from medsr.outputs import NOTE, stem
-from medsr.service.items import Found, Item, LeftOut, printable
+from medsr.service.items import CLOSED, Found, Item, LeftOut, printable
 from medsr.service.table import called
 
 DESCRIPTION = "dataset_description.json"
@@ -22,7 +22,9 @@ RAW = "raw"  # what the derivative calls the dataset it was made from
 IMAGES = (  # suffixes of images; maps such as T1map, masks and the like are none
     "T1w", "T2w", "PDw", "FLAIR", "T2starw", "T2star", "PDT2", "inplaneT1", "inplaneT2", "angio", "UNIT1",
 )  # fmt: skip
-_FOLDERS = ("sub-*/anat", "sub-*/ses-*/anat")
+_NIFTI = (".nii", ".nii.gz")
+_NAME = re.compile(r"sub-[0-9A-Za-z+]+(_[A-Za-z]+-[0-9A-Za-z+]+)*_[0-9A-Za-z]+")  # without .nii.gz
+_COMPLEX = re.compile(r"_part-(phase|real|imag)_")  # no magnitudes: half of a complex image
 _IGNORED = """\
 # What medsr keeps beside the images: the record of the batch, maps and pages that BIDS has no names for.
 manifest*.jsonl
@@ -60,21 +62,57 @@ def find_dataset(inputs: Sequence[Path]) -> Found:
     root = inputs[0]
     items: list[Item] = []
     left_out: list[LeftOut] = []
-    for path in sorted(p for folder in _FOLDERS for p in root.glob(f"{folder}/*.nii*")):
+    closed: list[Path] = []
+    for path in sorted(_anatomical(root, closed)):
         relative = PurePosixPath(path.relative_to(root).as_posix())
-        if path.name.startswith(".") or not path.name.endswith((".nii", ".nii.gz")):
-            continue
-        suffix = stem(path).rpartition("_")[2]
-        if suffix in IMAGES:
+        row = _why_not(relative)
+        if row is not None:
+            left_out.append(row)
+        else:
             items.append(
                 Item(printable(relative), path.absolute(), derived_name(relative), notes=_notes(path, relative))
             )
-        else:
-            left_out.append(LeftOut(printable(relative), f"BIDS suffix {suffix!r} is none of {', '.join(IMAGES)}"))
+    left_out += [
+        LeftOut(printable(path.relative_to(root).as_posix()), CLOSED, InputError.exit_code) for path in sorted(closed)
+    ]
     if not items and not left_out:
         reason = f"{printable(called(root))} holds no image in sub-*/anat or sub-*/ses-*/anat"
         left_out.append(LeftOut(printable(called(root)), reason, PlanError.exit_code))
     return Found(tuple(items), tuple(left_out))
+
+
+def _anatomical(root: Path, closed: list[Path]) -> Iterator[Path]:
+    """Every NIfTI file in sub-*/[ses-*/]anat. Folders that may not be read are added to ``closed``."""
+    for subject in _below(root, "sub-", closed):
+        if not subject.is_dir():
+            continue
+        for folder in (subject, *_below(subject, "ses-", closed)):
+            if folder.is_dir() and (folder / "anat").is_dir():
+                yield from (path for path in _below(folder / "anat", "", closed) if path.name.endswith(_NIFTI))
+
+
+def _below(folder: Path, start: str, closed: list[Path]) -> list[Path]:
+    try:
+        return [path for path in folder.iterdir() if path.name.startswith(start) and not path.name.startswith(".")]
+    except OSError:
+        closed.append(folder)
+        return []
+
+
+def _why_not(relative: PurePosixPath) -> LeftOut | None:
+    """Why a file is not upscaled; None when its name says that it is an image."""
+    name = stem(Path(relative.name))
+    suffix = name.rpartition("_")[2]
+    folders = [part for part in relative.parts[:-1] if part != "anat"]
+    if not (_NAME.fullmatch(name) and name.startswith("_".join(folders) + "_")):
+        expected = f"{'_'.join(folders)}_[...]_T1w.nii.gz"
+        reason = f"no name of BIDS (expected {printable(expected)}); rename it, or run the batch without --bids"
+        return LeftOut(printable(relative), reason, InputError.exit_code)
+    if suffix not in IMAGES:
+        return LeftOut(printable(relative), f"BIDS suffix {suffix!r} is none of {', '.join(IMAGES)}")
+    if part := _COMPLEX.search(name):
+        return LeftOut(printable(relative), f"part-{part[1]} of a complex image; medsr upscales magnitudes")
+    return None
 
 
 def derived_name(relative: PurePosixPath) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from medsr.errors import ConfigError, InputError, PlanError
 from medsr.image.files import display_name
 from medsr.request import Request
-from medsr.service.items import Found, Item, LeftOut, joined, output_of, printable
+from medsr.service.items import CLOSED, Found, Item, LeftOut, joined, output_of, printable
 from medsr.service.series import SeriesFound, relative, series_in, spread_over
 from medsr.service.table import called, read_table
 from medsr.service.walk import is_hidden, walk
@@ -130,10 +130,7 @@ class _Search:
         parts = [Found((self.scan(path, name / relative(path, top), named=False),)) for path in tree.scans]
         parts += [self.dicom(path, name / relative(path, top)) for path in tree.archives]
         parts.append(self._below(top, tree.dicom))
-        closed = [
-            LeftOut(self._called(path), "the folder may not be read: permission denied", InputError.exit_code)
-            for path in tree.closed
-        ]
+        closed = [LeftOut(self._called(path), CLOSED, InputError.exit_code) for path in tree.closed]
         found = joined([*parts, Found((), tuple(closed))])
         if not found.items and not found.left_out:
             reason = f"{printable(called(top))} holds no scan; medsr reads {_READ}"
@@ -227,6 +224,13 @@ class _Search:
 
 def check_inputs(inputs: Sequence[Path]) -> None:
     """Refuse paths that do not exist before anything is searched. Raises ConfigError naming all of them."""
-    missing = [display_name(path) for path in inputs if not os.path.lexists(path)]
+    missing: dict[str, list[str]] = {}
+    for path in inputs:
+        try:
+            path.lstat()
+        except FileNotFoundError:
+            missing.setdefault("there is no such file or folder", []).append(display_name(path))
+        except OSError as error:
+            missing.setdefault(f"cannot be looked at ({error.strerror})", []).append(display_name(path))
     if missing:
-        raise ConfigError(f"{', '.join(missing)}: there is no such file or folder")
+        raise ConfigError("; ".join(f"{', '.join(names)}: {reason}" for reason, names in missing.items()))

@@ -12,6 +12,7 @@ from medsr.image.files import escaped
 from medsr.outputs import default_output
 from medsr.request import Request
 
+CLOSED = "the folder may not be read: permission denied"
 _GRID = ("scale", "spacing", "isotropic")  # each sets the grid of the output: one of them counts
 _OF_DICOM = ("series", "deskew", "fill_gaps", "series_description", "series_number", "burn_in")
 _OF_NIFTI = ("prefer", "assume_spacing", "dicom_template")

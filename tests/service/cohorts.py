@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+import pytest
 
 from medsr.request import Request
 from medsr.service.batch import BatchRequest, Ended, run_batch
@@ -29,6 +31,13 @@ def make_scan(path: Path, seed: int = 0, shape: tuple[int, int, int] = (10, 9, 5
     image.header.set_xyzt_units("mm", "sec")
     nib.save(image, path)
     return path
+
+
+def close(path: Path) -> None:
+    """Forbid reading it; skips the test for a user who may read everything, as root may."""
+    path.chmod(0)
+    if os.access(path, os.R_OK):
+        pytest.skip("this user may read everything")
 
 
 def make_cohort(folder: Path, count: int = 3) -> Path:

@@ -14,7 +14,7 @@ import pytest
 from medsr.errors import ConfigError, PlanError
 from medsr.service.bids import derived_name, find_dataset
 from tests.conftest import IN_CI
-from tests.service.cohorts import make_scan, run_here, states
+from tests.service.cohorts import close, make_scan, run_here, states
 
 
 @pytest.fixture
@@ -55,6 +55,32 @@ def test_only_raw_anatomical_images_are_taken(dataset: Path) -> None:
         "sub-02/anat/sub-02_desc-sr_FLAIR.nii.gz",
     ]
     assert [(row.name, row.exit_code) for row in found.left_out] == [("sub-02/anat/sub-02_T1map.nii.gz", 0)]
+
+
+@pytest.mark.parametrize(
+    ("path", "code"),
+    [
+        ("sub-02/anat/T1w.nii.gz", 3),
+        ("sub-02/anat/sub-01_T1w.nii.gz", 3),
+        ("sub-02/ses-1/anat/sub-02_T1w.nii.gz", 3),
+        ("sub-02/anat/sub-02_acq-a b_T1w.nii.gz", 3),
+        ("sub-02/anat/sub-02_part-real_T1w.nii.gz", 0),
+        ("sub-02/anat/sub-02_part-imag_T1w.nii.gz", 0),
+    ],
+)
+def test_what_would_be_no_derivative_is_left_out(dataset: Path, path: str, code: int) -> None:
+    """A result could not be called as BIDS wants, or is no image that medsr knows."""
+    make_scan(dataset / path)
+    found = find_dataset([dataset])
+    assert path in {row.name for row in found.left_out if row.exit_code == code}
+    assert len(found.items) == 2
+
+
+def test_closed_folder_is_a_row(dataset: Path) -> None:
+    close(dataset / "sub-02/anat")
+    found = find_dataset([dataset])
+    assert [item.name for item in found.items] == ["sub-01/ses-a/anat/sub-01_ses-a_run-1_T1w.nii.gz"]
+    assert [(row.name, row.exit_code) for row in found.left_out] == [("sub-02/anat", 3)]
 
 
 @pytest.mark.parametrize(

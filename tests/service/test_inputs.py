@@ -23,6 +23,7 @@ from medsr.service.items import request_of
 from medsr.service.planning import plan_items
 from medsr.service.table import read_table
 from tests.image.dicom_phantom import Phantom, save
+from tests.service.cohorts import close
 
 
 def scan(path: Path) -> Path:
@@ -132,10 +133,10 @@ def test_several_folders_keep_their_names_apart(tmp_path: Path) -> None:
     assert [item.output for item in found.items] == ["one/a_sr.nii.gz", "two/a_sr.nii.gz"]
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 def test_closed_folder_is_a_row(tmp_path: Path) -> None:
     scan(tmp_path / "a.nii.gz")
-    (tmp_path / "closed").mkdir(mode=0)
+    (tmp_path / "closed").mkdir()
+    close(tmp_path / "closed")
     found = find_items([tmp_path], Request(), out=tmp_path / "out")
     assert [(row.name, row.exit_code) for row in found.left_out] == [("closed", 3)]
 
@@ -150,6 +151,12 @@ def test_folder_without_scans_says_so(tmp_path: Path) -> None:
 def test_missing_inputs_are_named_together(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"a\.nii, b\.nii"):
         check_inputs([tmp_path / "a.nii", tmp_path, tmp_path / "b.nii"])
+
+
+def test_input_in_a_file_or_with_a_name_too_long(tmp_path: Path) -> None:
+    scan(tmp_path / "a.nii")
+    with pytest.raises(ConfigError, match=r"b\.nii: cannot be looked at .Not a directory.; x+: .*too long"):
+        check_inputs([tmp_path / "a.nii/b.nii", tmp_path / ("x" * 300)])
 
 
 @given(st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=20))
