@@ -23,9 +23,9 @@ from scipy import ndimage
 sys.path.insert(0, str(Path(__file__).parent))
 from machine import in_words
 
-from medsr.evaluation.blocks import cores
 from medsr.evaluation.measure import Reference
 from medsr.image.volume import Modality
+from medsr.machine import cores
 
 SHAPE = (256, 256, 180)
 FACTORS = (2.0, 2.0, 1.0)

@@ -1,10 +1,17 @@
-"""What this computer has left: memory and disk, asked of the operating system before a run begins."""
+"""What this computer has: cores, and the memory and disk that are left, asked of the operating system."""
 
 from __future__ import annotations
 
 import os
 import shutil
 from pathlib import Path
+
+
+def cores() -> int:
+    """How many cores this process may use, which can be fewer than there are (taskset, SLURM, containers)."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def available_memory() -> int | None:

@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from medsr.evaluation.blocks import blocks, cores, on_cores
+from medsr.evaluation.blocks import blocks, on_cores
 from medsr.image.foreground import foreground
 from medsr.image.volume import Modality
+from medsr.machine import cores
 
 CT_RANGE_HU = 4095.0  # the 12 bits that CT is stored in
 SSIM_WINDOW = 11  # voxels

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import BinaryIO, NoReturn, Protocol
 
 from medsr.errors import ConfigError, DeviceError, InputError, JobError, MedsrError, ModelError, PlanError
+from medsr.machine import cores
 from medsr.service.jobs import Counts, JobStore
 
 PATIENCE_S = 90.0  # for which workers may finish what they are writing before they are killed
@@ -170,7 +171,7 @@ class _Processes:
         self._started += 1
         name = f"{orders.name}-{seat + 1}-{os.getpid()}-{self._started}"
         log = orders.logs / f"{orders.name}-worker-{seat + 1}.jsonl"
-        threads = orders.threads or max(1, _cores() // orders.workers)
+        threads = orders.threads or max(1, cores() // orders.workers)
         arguments = [str(self._store.path), str(orders.out), "--worker", name, "--threads", str(threads)]
         arguments += ["--retries", str(orders.retries), "--parent"]
         arguments += ["--log-names"] * orders.log_names + ["--verbose"] * orders.verbose
@@ -189,11 +190,6 @@ class _Processes:
         del self._seats[worker.seat]
         if worker.process.stdin is not None:
             worker.process.stdin.close()
-
-
-def _cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _environment(seat: int, threads: int) -> dict[str, str]:
