@@ -8,31 +8,34 @@ from dataclasses import dataclass, field, replace
 
 from medsr.errors import InputError
 from medsr.image.dicom_groups import Groups
+from medsr.image.dicom_keys import KEYWORDS, PRIVATE, keys_of
 from medsr.image.dicom_kinds import Kind, NotAnImage, is_enhanced, kind_of
 from medsr.image.dicom_layout import Layout, layout_of, padding_of
 from medsr.image.dicom_mosaic import Mosaic, mosaic_of
 from medsr.image.dicom_tags import Head, Tags, tag_of, uid_name
 
 _KEYWORDS = (
-    "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "Modality",
-    "Manufacturer", "SeriesDescription", "SeriesNumber", "InstanceNumber", "ImageType", "SpecificCharacterSet",
+    *KEYWORDS,
+    "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "Modality", "Manufacturer",
+    "SeriesDescription", "SeriesNumber", "SpecificCharacterSet",
     "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "SpacingBetweenSlices",
     "AcquisitionMatrix", "MRAcquisitionType",
     "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated", "BitsStored",
     "HighBit", "PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit", "RescaleSlope", "RescaleIntercept",
-    "RescaleType", "ModalityLUTSequence", "EchoTime", "InversionTime", "TriggerTime", "AcquisitionNumber",
-    "TemporalPositionIdentifier", "DiffusionBValue", "AcquisitionDate", "AcquisitionTime", "AcquisitionDateTime",
-    "LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod",
-    "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "DirectoryRecordSequence",
-    "ExtendedOffsetTable", "ExtendedOffsetTableLengths",
+    "RescaleType", "ModalityLUTSequence", "LossyImageCompression", "LossyImageCompressionRatio",
+    "LossyImageCompressionMethod", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
+    "DirectoryRecordSequence", "ExtendedOffsetTable", "ExtendedOffsetTableLengths",
 )  # fmt: skip
-# Private elements that are looked at, each in the blocks where its creator may have put it: b-value and number of
-# tiles of a mosaic (Siemens), its further header (Siemens), magnitude or phase (GE).
-_PRIVATE = ((0x0019, 0x0A), (0x0019, 0x0C), (0x0029, 0x10), (0x0043, 0x2F))
+# Private elements that are looked at, each in the blocks where its creator may have put it: number of tiles of a mosaic
+# (Siemens) and its further header; magnitude or phase (GE); tiles of a grid and where they lie (United Imaging).
+_PRIVATE = (
+    *((group, element) for group, _, element in PRIVATE),
+    *((0x0019, 0x0A), (0x0029, 0x10), (0x0043, 0x2F), (0x0065, 0x50), (0x0065, 0x51)),
+)
 WANTED = frozenset(
     (
         *(tag_of(keyword) for keyword in _KEYWORDS),
-        *(group << 16 | block for group in (0x0019, 0x0029, 0x0043) for block in range(0x10, 0x18)),
+        *(group << 16 | block for group in {group for group, _ in _PRIVATE} for block in range(0x10, 0x18)),
         *(group << 16 | block << 8 | element for group, element in _PRIVATE for block in range(0x10, 0x18)),
     )
 )
@@ -132,7 +135,7 @@ def _frame(
         slope=slope,
         inter=inter,
         padding=padding,
-        keys=_keys(tags, per, index),
+        keys=keys_of(tags, per, index),
         stack=per.text("StackID") if per is not None else "",
     )
 
@@ -168,34 +171,6 @@ def _scaling(head: Head, kind: Kind, place: Tags | Groups) -> tuple[float, float
     if slope == 0 or max(abs(slope), abs(inter)) > 1e9:
         raise InputError(f"{name}: RescaleSlope {slope:g}, RescaleIntercept {inter:g}; expected a scale; correct them")
     return slope, inter
-
-
-def _keys(tags: Tags, per: Groups | None, index: int) -> dict[str, float | str]:
-    """What may differ between frames in one place, by name; what is not stated is left out."""
-    source = tags if per is None else per
-    image_type = per.text("FrameType") if per is not None else tags.text("ImageType")
-    found: dict[str, float | str | None] = {
-        "frame of reference": tags.text("FrameOfReferenceUID"),
-        "image type": image_type,
-        "echo": source.number("EchoTime" if per is None else "EffectiveEchoTime"),
-        "inversion time": source.number("InversionTime"),
-        "b-value": source.number("DiffusionBValue"),
-        "time point": source.number("TemporalPositionIdentifier" if per is None else "TemporalPositionIndex"),
-        "acquisition": source.number("AcquisitionNumber" if per is None else "FrameAcquisitionNumber"),
-        "trigger time": source.number("TriggerTime" if per is None else "NominalCardiacTriggerDelayTime"),
-        "acquisition time": _time(tags, per),
-        "instance": (tags.number("InstanceNumber") or 0) * 1e6 + index,
-        "instance UID": f"{tags.text('SOPInstanceUID')} {index}",
-    }
-    if found["b-value"] is None and per is None:
-        found["b-value"] = tags.private_number(0x0019, "SIEMENS MR HEADER", 0x0C)
-    return {name: value for name, value in found.items() if value not in (None, "")}
-
-
-def _time(tags: Tags, per: Groups | None) -> str:
-    if per is not None:
-        return per.text("FrameAcquisitionDateTime")
-    return tags.text("AcquisitionDateTime") or tags.text("AcquisitionDate") + tags.text("AcquisitionTime")
 
 
 def _positive(value: float | None) -> float | None:

@@ -20,12 +20,17 @@ _GROUP_OF = {
     "ComplexImageComponent": ("MRImageFrameTypeSequence",),
     "EffectiveEchoTime": ("MREchoSequence",),
     "InversionTime": ("MRModifierSequence",),
+    "FlipAngle": ("MRTimingAndRelatedParametersSequence",),
     "DiffusionBValue": ("MRDiffusionSequence",),
+    "DiffusionGradientDirectionSequence": ("MRDiffusionSequence",),
     "StackID": ("FrameContentSequence",),
+    "DimensionIndexValues": ("FrameContentSequence",),
     "TemporalPositionIndex": ("FrameContentSequence",),
     "FrameAcquisitionNumber": ("FrameContentSequence",),
     "FrameAcquisitionDateTime": ("FrameContentSequence",),
     "NominalCardiacTriggerDelayTime": ("CardiacSynchronizationSequence",),
+    "KVP": ("CTXRayDetailsSequence",),
+    "ConvolutionKernel": ("CTReconstructionSequence",),
     "InPlanePhaseEncodingDirection": ("MRFOVGeometrySequence",),
     "MRAcquisitionFrequencyEncodingSteps": ("MRFOVGeometrySequence",),
     "MRAcquisitionPhaseEncodingStepsInPlane": ("MRFOVGeometrySequence",),
@@ -58,6 +63,11 @@ class Groups:
         """As ``Tags.words``."""
         item = self._item(keyword)
         return () if item is None else item.words(keyword)
+
+    def item(self, keyword: str) -> Tags | None:
+        """As ``Tags.item``."""
+        item = self._item(keyword)
+        return None if item is None else item.item(keyword)
 
     def _item(self, keyword: str) -> Tags | None:
         for tags in (self.own, self.shared):

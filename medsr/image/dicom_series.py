@@ -9,20 +9,19 @@ from pathlib import Path
 import numpy as np
 
 from medsr.errors import InputError
+from medsr.image.dicom_apart import NUMBER, Placed, placed, split
 from medsr.image.dicom_files import one_line
 from medsr.image.dicom_frames import Frame, frames_of
-from medsr.image.dicom_grid import SAME_PLACE, slice_axes
 from medsr.image.dicom_kinds import NotAnImage
 from medsr.image.dicom_tags import Head, Tags
 
 _SAME_DIRECTION = 1e-3  # of a unit vector's components
 _MAX_DIRECTIONS = 8  # more, and the slices are radial or of a moving camera, not a few stacks in one series
 
-# What may tell frames in one place apart, in the order of trust. By value: frames of one value make a volume.
-_BY_VALUE = ("frame of reference", "image type", "echo", "inversion time", "b-value", "time point", "acquisition")
-# By rank: each slice has its own values; the first of every place make the first volume.
-_BY_RANK = ("trigger time", "acquisition time")
-
+_BY_NUMBER = (
+    "several images of each place are told apart by nothing but the order of their instance numbers; look at which is "
+    "which"
+)
 _MIXED = "slices name different frames of reference, as a faulty anonymiser leaves them; they are taken for one"
 
 Volume = tuple[Frame, ...]
@@ -167,117 +166,46 @@ def _classes(frames: Iterable[Frame], key: Callable[[Frame], object]) -> dict[ob
     return found
 
 
-# --- frames in one place -------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, eq=False)
-class _Placed:
-    """Frames of one direction with the number of the place in which each lies, counted along the normal."""
-
-    frames: tuple[Frame, ...]
-    places: tuple[int, ...]
-
-    def only(self, chosen: Sequence[int]) -> _Placed:
-        return _Placed(tuple(self.frames[n] for n in chosen), tuple(self.places[n] for n in chosen))
-
-    @property
-    def crowd(self) -> int:
-        """How many frames the fullest place holds."""
-        return int(np.bincount(self.places).max())
-
-
-def _placed(frames: Sequence[Frame]) -> _Placed:
-    normal = slice_axes(frames[0].orientation)[:, 2]
-    distance = np.array([frame.position for frame in frames]) @ normal
-    order = sorted(range(len(frames)), key=lambda n: (distance[n], str(frames[n].keys.get("instance", ""))))
-    places, place, start = [], 0, distance[order[0]]
-    for n in order:
-        if distance[n] - start > SAME_PLACE:
-            place, start = place + 1, distance[n]
-        places.append(place)
-    return _Placed(tuple(frames[n] for n in order), tuple(places))
-
-
 def _volumes(series: Series, frames: Sequence[Frame]) -> list[Series]:
     """Parts of a series whose frames share everything but their places."""
     told_by: list[str] = []
-    by_places: dict[tuple[int, ...], list[_Placed]] = {}
-    for group in _split(_placed(frames), told_by):
+    by_places: dict[tuple[int, ...], list[Placed]] = {}
+    for group in split(placed(frames), told_by):
         by_places.setdefault(tuple(dict.fromkeys(group.places)), []).append(group)
-    parts = []
-    for groups in by_places.values():
-        volumes, twins = [], []
-        for group in groups:
-            kept: dict[int, Frame] = {}
-            for place, frame in zip(group.places, group.frames, strict=True):
-                if place in kept:
-                    twins.append((kept[place], frame))
-                else:
-                    kept[place] = frame
-            volumes.append(tuple(kept.values()))
-        references = {frame.keys.get("frame of reference") for frame in volumes[0]}
-        mixed = (_MIXED,) if len(references) > 1 else ()
-        heads = tuple({id(frame.head): frame.head for volume in volumes for frame in volume}.values())
-        parts.append(
-            replace(
-                series,
-                heads=heads,
-                volumes=tuple(volumes),
-                twins=tuple(twins),
-                told_by=tuple(dict.fromkeys(told_by)) if len(volumes) > 1 else (),
-                foreign=volumes[0][0].kind.foreign,
-                warnings=series.warnings + mixed,
-            )
+    return [_part(series, groups, tuple(dict.fromkeys(told_by)), list(by_places)) for groups in by_places.values()]
+
+
+def _part(
+    series: Series, groups: Sequence[Placed], told_by: tuple[str, ...], grids: Sequence[tuple[int, ...]]
+) -> Series:
+    """Groups that share their places. grids: the places of each part of the series."""
+    volumes, twins = [], []
+    for group in groups:
+        kept: dict[int, Frame] = {}
+        for place, frame in zip(group.places, group.frames, strict=True):
+            if place in kept:
+                twins.append((kept[place], frame))
+            else:
+                kept[place] = frame
+        volumes.append(tuple(kept.values()))
+    warnings = []
+    if len({frame.keys.get("frame of reference") for frame in volumes[0]}) > 1:
+        warnings.append(_MIXED)
+    if NUMBER in told_by:
+        warnings.append(_BY_NUMBER)
+    own = set(groups[0].places)
+    if whole := [grid for grid in grids if own < set(grid)]:
+        warnings.append(
+            f"{len(own)} slices where other volumes of the series have {max(map(len, whole))}: the scan was stopped, "
+            "or files are missing"
         )
-    return parts
-
-
-def _split(group: _Placed, told_by: list[str]) -> list[_Placed]:
-    """Frames of one place apart, by the first thing that tells them apart; groups that stay crowded are twins."""
-    crowd = group.crowd
-    if crowd == 1:
-        return [group]
-    for key in _BY_VALUE:
-        classes = _by_value(group, key)
-        if len(classes) > 1 and all(c.crowd < crowd for c in classes) and _believable(classes, crowd):
-            told_by.append(key)
-            return [one for c in classes for one in _split(c, told_by)]
-    for key in _BY_RANK:
-        ranked = _by_rank(group, key)
-        if ranked:
-            told_by.append(key)
-            return ranked
-    return [group]
-
-
-def _by_value(group: _Placed, key: str) -> list[_Placed]:
-    found: dict[float | str | None, list[int]] = {}
-    for n, frame in enumerate(group.frames):
-        value = frame.keys.get(key)
-        found.setdefault(round(value, 3) if isinstance(value, float) else value, []).append(n)
-    values = sorted(found, key=lambda v: (v is None, isinstance(v, str), v if v is not None else 0))
-    return [group.only(found[value]) for value in values]
-
-
-def _believable(classes: Sequence[_Placed], crowd: int) -> bool:
-    """True when classes are volumes of the same places, or as few as the fullest place needs.
-
-    A value that changes from slice to slice would else take a whole scan apart for one repeated slice.
-    """
-    return len({frozenset(c.places) for c in classes}) == 1 or len(classes) <= crowd
-
-
-def _by_rank(group: _Placed, key: str) -> list[_Placed]:
-    """The n-th frame of every place by a value that differs within each place; [] when that does not tell."""
-    members: dict[int, list[int]] = {}
-    for n, place in enumerate(group.places):
-        members.setdefault(place, []).append(n)
-    if len({len(m) for m in members.values()}) != 1:
-        return []
-    ranked = []
-    for inside in members.values():
-        values = [group.frames[n].keys.get(key) for n in inside]
-        if None in values or len({type(v) for v in values}) != 1 or len(set(values)) != len(values):
-            return []
-        ranked.append([n for _, n in sorted(zip(values, inside, strict=True))])
-    return [group.only(chosen) for chosen in zip(*ranked, strict=True)]
+    heads = tuple({id(frame.head): frame.head for volume in volumes for frame in volume}.values())
+    return replace(
+        series,
+        heads=heads,
+        volumes=tuple(volumes),
+        twins=tuple(twins),
+        told_by=told_by if len(volumes) > 1 else (),
+        foreign=volumes[0][0].kind.foreign,
+        warnings=(*series.warnings, *warnings),
+    )

@@ -75,13 +75,17 @@ class Tags:
             raise InputError(f"{self.name}: {keyword} is {value:g}; expected a whole number")
         return None if value is None else int(value)
 
-    def private_number(self, group: int, creator: str, element: int) -> float | None:
-        """First value of a private element, found by its block's creator; None when it is absent or no number."""
+    def private_numbers(self, group: int, creator: str, element: int) -> tuple[float, ...] | None:
+        """Values of a private element, found by its block's creator; None when it is absent or holds no numbers."""
         tag = self._private(group, creator, element)
         try:
-            values = None if tag is None else self._numbers(tag, "private element", None)
+            return None if tag is None else self._numbers(tag, "private element", None)
         except InputError:
             return None
+
+    def private_number(self, group: int, creator: str, element: int) -> float | None:
+        """The first value of ``private_numbers``."""
+        values = self.private_numbers(group, creator, element)
         return values[0] if values else None
 
     def private_bytes(self, group: int, creator: str, element: int) -> bytes | None:

@@ -1,0 +1,180 @@
+"""Series as scanners of the large vendors write them: several images of one place, told apart by what each states."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pydicom.dataset import Dataset
+from pydicom.tag import Tag
+from pydicom.uid import UID
+
+from medsr.image.dicom_read import find_series, inspect, inspect_series, read_scans
+from medsr.image.header import Header
+from tests.image.dicom_phantom import Phantom, save
+
+Change = Callable[[Dataset, int, int], object]  # data set or functional groups, number of the volume, of the slice
+
+
+def phantoms(count: int, modality: str = "MR") -> list[Phantom]:
+    return [Phantom(modality, stored=np.random.default_rng(n).integers(24, 1200, (5, 6, 4))) for n in range(count)]
+
+
+def classic(parts: list[Phantom], change: Change) -> list[Dataset]:
+    """One series of volumes in the same places; numbers run from volume to volume, files lie in another order."""
+    found = []
+    for v, phantom in enumerate(parts):
+        for k, ds in enumerate(phantom.classic()):
+            ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = UID(phantom.uid(6, v, k + 1))
+            ds.InstanceNumber = v * 4 + k + 1
+            change(ds, v, k)
+            found.append(ds)
+    return [found[n] for n in np.random.default_rng(0).permutation(len(found))]
+
+
+def enhanced(parts: list[Phantom], change: Change, dimensions: tuple[str, ...] = ()) -> Dataset:
+    """The same in one file, volume after volume."""
+    ds, *others = (phantom.enhanced() for phantom in parts)
+    groups = [g for one in (ds, *others) for g in one.PerFrameFunctionalGroupsSequence]
+    for number, item in enumerate(groups):
+        change(item, number // 4, number % 4)
+    ds.PerFrameFunctionalGroupsSequence, ds.NumberOfFrames = groups, len(groups)
+    ds.PixelData = b"".join(one.PixelData for one in (ds, *others))
+    ds.DimensionIndexSequence = [Dataset() for _ in dimensions]
+    for item, keyword in zip(ds.DimensionIndexSequence, dimensions, strict=True):
+        item.DimensionIndexPointer = Tag(keyword)
+    return ds
+
+
+def private(ds: Dataset, group: int, creator: str, element: int, vr: str, value: object) -> None:
+    ds.private_block(group, creator, create=True).add_new(element, vr, value)
+
+
+def holds(header: Header, parts: list[Phantom], *told: str) -> None:
+    """The header's volumes are those of the phantoms, in their order."""
+    assert header.extra.series.told_by == told
+    scans = list(read_scans(header))
+    assert len(scans) == len(parts)
+    for scan, phantom in zip(scans, parts, strict=True):
+        np.testing.assert_array_equal(scan.volume.array, phantom.values)
+        np.testing.assert_allclose(scan.volume.geometry.affine, phantom.affine, atol=1e-6)
+
+
+DIRECTIONS = ((0.0, 0.0, 0.0), (0.6, 0.8, 0.0), (-0.6, 0.0, 0.8), (0.0, 1.0, 0.0))
+
+
+class TestDiffusion:
+    """A b-value of 0, and three directions at 1000, in one series."""
+
+    def test_standard_tags(self, tmp_path: Path) -> None:
+        def change(ds: Dataset, v: int, _: int) -> None:
+            ds.DiffusionBValue, ds.DiffusionGradientOrientation = 1000.0 * (v > 0), list(DIRECTIONS[v])
+
+        parts = phantoms(4)
+        holds(inspect(save(tmp_path, classic(parts, change))), parts, "b-value", "direction")
+
+    def test_philips(self, tmp_path: Path) -> None:
+        """Numbers run from slice to slice."""
+
+        def change(ds: Dataset, v: int, k: int) -> None:
+            ds.InstanceNumber = k * 4 + v + 1
+            private(ds, 0x2001, "Philips Imaging DD 001", 0x03, "FL", 1000.0 * (v > 0))
+            for axis in range(3):
+                private(ds, 0x2005, "Philips MR Imaging DD 001", 0xB0 + axis, "FL", DIRECTIONS[v][axis])
+
+        parts = phantoms(4)
+        holds(inspect(save(tmp_path, classic(parts, change))), parts, "b-value", "direction")
+
+    def test_ge(self, tmp_path: Path) -> None:
+        """GE adds 1e9 to b-values where a scan has several."""
+
+        def change(ds: Dataset, v: int, _: int) -> None:
+            private(ds, 0x0043, "GEMS_PARM_01", 0x39, "IS", [1_000_000_000 + 1000 * (v > 0), 8, 0, 0])
+            for axis in range(3):
+                private(ds, 0x0019, "GEMS_ACQU_01", 0xBB + axis, "DS", DIRECTIONS[v][axis])
+
+        parts = phantoms(4)
+        header = inspect(save(tmp_path, classic(parts, change)))
+        holds(header, parts, "b-value", "direction")
+        assert [volume[0].keys["b-value"] for volume in header.extra.series.volumes] == [0, 1000, 1000, 1000]
+
+    def test_united_imaging(self, tmp_path: Path) -> None:
+        def change(ds: Dataset, v: int, _: int) -> None:
+            private(ds, 0x0065, "Image Private Header", 0x09, "FD", 1000.0 * (v > 0))
+            private(ds, 0x0065, "Image Private Header", 0x37, "FD", list(DIRECTIONS[v]))
+
+        parts = phantoms(4)
+        holds(inspect(save(tmp_path, classic(parts, change))), parts, "b-value", "direction")
+
+    def test_enhanced(self, tmp_path: Path) -> None:
+        def change(groups: Dataset, v: int, _: int) -> None:
+            diffusion, gradient = Dataset(), Dataset()
+            diffusion.DiffusionBValue = 1000.0 * (v > 0)
+            if v:
+                gradient.DiffusionGradientOrientation = list(DIRECTIONS[v])
+                diffusion.DiffusionGradientDirectionSequence = [gradient]
+            groups.MRDiffusionSequence = [diffusion]
+
+        parts = phantoms(4)
+        holds(inspect(save(tmp_path, [enhanced(parts, change)])), parts, "b-value", "direction")
+
+
+@pytest.mark.parametrize(
+    ("modality", "keyword", "values", "told"),
+    [
+        ("MR", "FlipAngle", [5.0, 20.0], "flip angle"),
+        ("CT", "KVP", [80, 140], "tube voltage"),
+        ("CT", "ConvolutionKernel", ["B70f", "B30f"], "kernel"),
+    ],
+)
+def test_settings_that_differ(tmp_path: Path, modality: str, keyword: str, values: list, told: str) -> None:
+    parts = phantoms(2, modality)
+    slices = classic(parts, lambda ds, v, _: setattr(ds, keyword, values[v]))
+    holds(inspect(save(tmp_path, slices)), parts, told)
+
+
+@pytest.mark.parametrize("place_by_place", [False, True])
+def test_numbers_alone(tmp_path: Path, place_by_place: bool) -> None:
+    """Coils, phases of a dynamic scan: nothing but the instance number differs. It is believed, with a warning."""
+
+    def change(ds: Dataset, v: int, k: int) -> None:
+        ds.InstanceNumber = k * 3 + v + 1 if place_by_place else v * 4 + k + 1
+
+    parts = phantoms(3)
+    header = inspect(save(tmp_path, classic(parts, change)))
+    holds(header, parts, "instance number")
+    assert any("by nothing but the order of their instance numbers" in w for w in header.warnings)
+
+
+def test_numbers_in_no_order(tmp_path: Path) -> None:
+    """Numbers neither from volume to volume nor from place to place say nothing: the images stay ambiguous."""
+    shuffled = np.random.default_rng(5).permutation(12) + 1
+
+    def change(ds: Dataset, v: int, k: int) -> None:
+        ds.InstanceNumber = int(shuffled[v * 4 + k])
+
+    header = inspect(save(tmp_path, classic(phantoms(3), change)))
+    assert header.volumes == 1
+    assert any("8 slices are there twice" in w for w in header.warnings)
+
+
+def test_dimensions_of_an_enhanced_file(tmp_path: Path) -> None:
+    """Time points that only the dimension index tells; its values for stack and position are not looked at."""
+
+    def change(groups: Dataset, v: int, k: int) -> None:
+        groups.FrameContentSequence[0].DimensionIndexValues = [1, k + 1, v + 1]
+
+    parts = phantoms(3, "CT")
+    ds = enhanced(parts, change, ("StackID", "InStackPositionNumber", "TemporalPositionIndex"))
+    holds(inspect(save(tmp_path, [ds])), parts, "dimension")
+
+
+def test_unfinished_volume_says_so(tmp_path: Path) -> None:
+    slices = classic(phantoms(3), lambda ds, v, _: setattr(ds, "TemporalPositionIdentifier", v + 1))
+    last = next(ds for ds in slices if ds.InstanceNumber == 12)
+    found = find_series(save(tmp_path, [ds for ds in slices if ds is not last]))
+    warnings = [inspect_series(one).warnings for one in found]
+    assert not warnings[0]
+    assert any("3 slices where other volumes of the series have 4" in w for w in warnings[1])
