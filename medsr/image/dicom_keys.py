@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 
-from pydicom.datadict import keyword_for_tag
-
 from medsr.image.dicom_groups import Groups
-from medsr.image.dicom_tags import Tags
+from medsr.image.dicom_tags import Tags, tag_of
 
 PrivateElement = tuple[int, str, int]  # group, creator of the block, element within the block
 
@@ -96,16 +95,11 @@ def _of_frame(tags: Tags, per: Groups) -> dict[str, float | str | None]:
 def _dimensions(tags: Tags, per: Groups) -> str:
     """The frame's index along all dimensions of its file but those of place."""
     values = per.numbers("DimensionIndexValues") or ()
-    pointers = [_pointer(item) for item in tags.items("DimensionIndexSequence")]
+    pointers = [item.bytes_of("DimensionIndexPointer") for item in tags.items("DimensionIndexSequence")]
     if len(pointers) != len(values):
         return ""
-    return " ".join(f"{v:g}" for v, pointer in zip(values, pointers, strict=True) if pointer not in _OF_PLACE)
-
-
-def _pointer(item: Tags) -> str:
-    """Keyword of the attribute that a dimension runs over; "" for a private one."""
-    value = item.dataset.get("DimensionIndexPointer")
-    return "" if value is None else keyword_for_tag(value)
+    place = {struct.pack("<2H", *divmod(tag_of(keyword), 1 << 16)) for keyword in _OF_PLACE}
+    return " ".join(f"{v:g}" for v, pointer in zip(values, pointers, strict=True) if pointer not in place)
 
 
 def _private_b_value(tags: Tags) -> float | None:
