@@ -29,7 +29,8 @@ _MAPS = {
     "B1", "B1 MAP", "FIELD_MAP", "CBF", "CBV", "MTT", "TTP", "TMAX", "RCBF", "RCBV", "PERFUSION", "Z_EFF",
     "ELECTRON_DENSITY", "FAT_FRACTION",
 }  # fmt: skip
-_PROJECTIONS = {"PROJECTION IMAGE", "MIP", "MINIP", "MAX_IP", "MIN_IP"}
+_ACQUIRED_FOR = {"PERFUSION"}  # of an original image: what it was acquired for (PS3.3, C.8.16.1.3); else a map of it
+_PROJECTIONS = {"PROJECTION IMAGE", "MIP", "MINIP", "MNIP", "MAX_IP", "MIN_IP"}
 _GE_COMPONENTS = {1: "a phase image", 2: "the real part of an MR image", 3: "the imaginary part of an MR image"}
 _CT_UNITS = {"", "HU", "HU_MOD", "US"}  # US, unspecified, is what some scanners write beside Hounsfield units
 
@@ -73,7 +74,10 @@ def kind_of(head: Head, frame_words: tuple[str, ...] = (), component: str = "", 
     if (samples or 1) != 1 or (photometric and not photometric.startswith("MONOCHROME")):
         raise NotAnImage(f"a colour image ({one_line(photometric) or samples})")
     # The first two words say how the image came about, not what it shows.
-    words = set((frame_words or tags.words("ImageType"))[2:])
+    first, *words_after = frame_words or tags.words("ImageType") or ("",)
+    words = set(words_after[1:])
+    if first == "ORIGINAL":
+        words -= _ACQUIRED_FOR
     known: Modality | None = "CT" if sop_class in _CT else "MR" if sop_class in _MR else None
     if known is None and modality in ("CT", "MR"):
         known = "CT" if modality == "CT" else "MR"

@@ -1,4 +1,4 @@
-"""Siemens mosaics: all slices of one MR volume as tiles of one image, which a private header says how to take apart."""
+"""Mosaics of Siemens and grids of United Imaging: all slices of an MR volume as tiles of one image, taken apart."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from medsr.errors import InputError
 from medsr.image.dicom_tags import Tags, damage_refused
 
 _MAX_TILES = 4096
+_UIH = (0x0065, "Image Private Header")  # 50: number of slices; 51: an item for each of them
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,8 @@ class Mosaic:
     """A square of tiles, filled row by row. rows, columns: of a tile. step: from slice to slice, LPS mm.
 
     corner: pixels from the first pixel of the mosaic to the first of a slice that lies in its middle (columns, rows):
-    the position tag of a mosaic is that of a slice as large as the mosaic around the same centre.
+    the position tag of a mosaic is that of a slice as large as the mosaic around the same centre. stated: positions of
+    the slices where the file gives each of them.
     """
 
     count: int
@@ -28,9 +30,13 @@ class Mosaic:
     step: tuple[float, float, float]
     corner: tuple[float, float]
     orientation: tuple[float, ...]
+    stated: tuple[tuple[float, ...], ...] = ()
 
     def position(self, first: Sequence[float], spacing: Sequence[float], tile: int) -> tuple[float, float, float]:
         """Centre of the first pixel of a tile, LPS mm. first: the mosaic's own position tag."""
+        if self.stated:
+            x, y, z = self.stated[tile]
+            return x, y, z
         row, column = self.orientation[:3], self.orientation[3:]
         x, y, z = (
             first[a]
@@ -44,8 +50,27 @@ class Mosaic:
 
 def mosaic_of(tags: Tags, rows: int, columns: int) -> Mosaic | None:
     """The layout of a mosaic; None for any other image. Raises InputError for a mosaic that cannot be taken apart."""
-    if "MOSAIC" not in tags.words("ImageType"):
-        return None
+    if (tags.private_number(*_UIH, 0x50) or 0) > 1:
+        return _united_imaging(tags, rows, columns)
+    return _siemens(tags, rows, columns) if "MOSAIC" in tags.words("ImageType") else None
+
+
+def _united_imaging(tags: Tags, rows: int, columns: int) -> Mosaic:
+    """A grid: the file states the position of every slice, in the items of a private sequence."""
+    count = int(tags.private_number(*_UIH, 0x50) or 0)
+    places = [item.numbers("ImagePositionPatient", 3) for item in tags.private_items(*_UIH, 0x51)]
+    orientation = tags.numbers("ImageOrientationPatient", 6)
+    if count > _MAX_TILES or len(places) != count or None in places or orientation is None:
+        raise InputError(
+            f"{tags.name} is a grid of {count} slices without the position of each (private header removed); export it "
+            "again with private tags, or as one image a slice"
+        )
+    across, *tile = _tile(tags.name, count, rows, columns)
+    stated = tuple(place for place in places if place is not None)
+    return Mosaic(count, tile[0], tile[1], across, (0.0, 0.0, 0.0), (0.0, 0.0), orientation, stated)
+
+
+def _siemens(tags: Tags, rows: int, columns: int) -> Mosaic:
     csa = _csa(tags)
     count = int(tags.private_number(0x0019, "SIEMENS MR HEADER", 0x0A) or csa.get("NumberOfImagesInMosaic", [0])[0])
     orientation = tags.numbers("ImageOrientationPatient", 6)
@@ -55,22 +80,28 @@ def mosaic_of(tags: Tags, rows: int, columns: int) -> Mosaic | None:
             f"{tags.name} is a Siemens mosaic without the number or distance of its slices (private header removed); "
             "export it again with private tags, or convert it with dcm2niix"
         )
-    across = math.ceil(math.sqrt(count))
-    if rows % across or columns % across:
-        raise InputError(f"{tags.name}: a mosaic of {count} slices does not divide {rows} x {columns} pixels")
-    tile = rows // across, columns // across
+    across, *tile = _tile(tags.name, count, rows, columns)
     normal = _normal(orientation)
     stated = csa.get("SliceNormalVector", [])
     if len(stated) == 3 and sum(a * b for a, b in zip(stated, normal, strict=True)) < 0:
         normal = (-normal[0], -normal[1], -normal[2])  # the tiles run against the direction of the cross product
     return Mosaic(
         count,
-        *tile,
+        tile[0],
+        tile[1],
         across,
         (normal[0] * between, normal[1] * between, normal[2] * between),
         ((columns - tile[1]) / 2, (rows - tile[0]) / 2),
         orientation,
     )
+
+
+def _tile(name: str, count: int, rows: int, columns: int) -> tuple[int, int, int]:
+    """How many tiles lie side by side, and the rows and columns of each."""
+    across = math.ceil(math.sqrt(count))
+    if rows % across or columns % across:
+        raise InputError(f"{name}: a mosaic of {count} slices does not divide {rows} x {columns} pixels")
+    return across, rows // across, columns // across
 
 
 def _normal(orientation: Sequence[float]) -> tuple[float, float, float]:

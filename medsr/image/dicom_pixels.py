@@ -155,11 +155,12 @@ def _ends(frame: Frame) -> tuple[int, int]:
 def _air(slices: Array, frames: Sequence[Frame], darkest: float, brightest: float) -> int:
     """Set padding that would pass for tissue to air (CT) or to the darkest value (MR); says how many voxels.
 
-    slices: (K, rows, columns). darkest, brightest: value of all of them. Padding near the darkest value is background
-    already and keeps its value.
+    slices: (K, rows, columns). darkest, brightest: value of all of them. Padding near the darkest value, or no brighter
+    than air, is background already and keeps its value.
     """
-    background = darkest + _BACKGROUND * (brightest - darkest)
-    air = min(CT_AIR_HU, darkest) if frames[0].kind.modality == "CT" else darkest
+    background, air = darkest + _BACKGROUND * (brightest - darkest), darkest
+    if frames[0].kind.modality == "CT":
+        background, air = max(background, CT_AIR_HU), min(CT_AIR_HU, darkest)
     count = 0
     for k, frame in enumerate(frames):
         if frame.padding is None:
@@ -167,7 +168,22 @@ def _air(slices: Array, frames: Sequence[Frame], darkest: float, brightest: floa
         ends = np.empty((1, 2), np.float32)
         _rescale(np.array([frame.padding]), frame, ends)  # as the voxels were, to the last bit
         if ends.max() > background:
-            mask = (slices[k] >= ends.min()) & (slices[k] <= ends.max())
+            mask = _padding(slices[k], float(ends.min()), float(ends.max()))
             slices[k][mask] = air
             count += int(mask.sum())
     return count
+
+
+def _padding(image: Array, low: float, high: float) -> NDArray[np.bool_]:
+    """Where an image holds padding of values from ``low`` to ``high``.
+
+    Among values of tissue, those that hang together with the edge: a voxel of tissue may have the value by chance.
+    """
+    from scipy.ndimage import label
+
+    mask: NDArray[np.bool_] = (image >= low) & (image <= high)
+    if not mask.any() or image[~mask].max(initial=-np.inf) < low:
+        return mask
+    regions, _ = label(mask)
+    edge = np.concatenate([regions[0], regions[-1], regions[:, 0], regions[:, -1]])
+    return mask & np.isin(regions, edge[edge > 0])

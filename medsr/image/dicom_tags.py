@@ -118,17 +118,24 @@ class Tags:
 
     def items(self, keyword: str) -> list[Tags]:
         """Items of a sequence; [] when it is absent. Raises InputError for a damaged one."""
-        tag = tag_of(keyword)
-        if tag not in self._raw:
-            return []
-        with damage_refused(self.name):
-            value = self.dataset[tag].value
-            return [Tags(item, self.name) for item in value] if isinstance(value, pydicom.Sequence) else []
+        return self._items(tag_of(keyword))
 
     def item(self, keyword: str) -> Tags | None:
         """The first item of a sequence."""
         found = self.items(keyword)
         return found[0] if found else None
+
+    def private_items(self, group: int, creator: str, element: int) -> list[Tags]:
+        """Items of a private sequence, found by its block's creator; [] when it is absent or no sequence."""
+        tag = self._private(group, creator, element)
+        return [] if tag is None else self._items(tag)
+
+    def _items(self, tag: int) -> list[Tags]:
+        if tag not in self._raw:
+            return []
+        with damage_refused(self.name):
+            value = self.dataset[tag].value
+            return [Tags(item, self.name) for item in value] if isinstance(value, pydicom.Sequence) else []
 
     def _private(self, group: int, creator: str, element: int) -> int | None:
         for tag, item in self._raw.items():

@@ -143,6 +143,29 @@ class TestValues:
             np.testing.assert_array_equal(scan.volume.array[1:], Phantom(modality).values[1:])
             assert any("42 voxels of padding" in w for w in scan.warnings)
 
+    def test_tissue_of_the_value_of_padding_stays(self, tmp_path: Path) -> None:
+        """Padding of 0 HU around the image; within it 0 HU is water."""
+        stored = np.full((9, 9, 3), 1060)
+        stored[[0, -1]] = stored[:, [0, -1]] = stored[4, 4] = 1024
+        stored[2, 2] = 24
+        slices = Phantom(stored=stored).classic()
+        for ds in slices:
+            ds.PixelPaddingValue = 1024
+        array = read_scan(inspect(save(tmp_path, slices))).volume.array
+        assert (array[4, 4] == 0).all()
+        assert array[1:-1, 1:-1].sum() == 3 * (47 * 36 - 1000)
+        assert (array[[0, -1]] == -1024).all()
+        assert (array[:, [0, -1]] == -1024).all()
+
+    def test_padding_darker_than_air_stays(self, tmp_path: Path) -> None:
+        """One voxel far below all others, as lossy compression leaves them, makes no tissue of padding."""
+        stored = np.full((9, 9, 3), 1060)
+        stored[0], stored[5, 5] = -2000, -9000
+        slices = Phantom(stored=stored, signed=True).classic()
+        for ds in slices:
+            ds.add_new("PixelPaddingValue", "SS", -2000)
+        assert (read_scan(inspect(save(tmp_path, slices))).volume.array[0] == -3024).all()
+
     def test_dark_padding_is_background_already(self, tmp_path: Path) -> None:
         stored = Phantom().stored - 1024
         stored[0] = -2000

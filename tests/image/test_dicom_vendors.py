@@ -11,6 +11,7 @@ from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 from pydicom.uid import UID
 
+from medsr.errors import InputError
 from medsr.image.dicom_read import find_series, inspect, inspect_series, read_scans
 from medsr.image.header import Header
 from tests.image.dicom_phantom import Phantom, save
@@ -129,7 +130,7 @@ class TestDiffusion:
         ("CT", "ConvolutionKernel", ["B70f", "B30f"], "kernel"),
     ],
 )
-def test_settings_that_differ(tmp_path: Path, modality: str, keyword: str, values: list, told: str) -> None:
+def test_settings_that_differ(tmp_path: Path, modality: str, keyword: str, values: list[object], told: str) -> None:
     parts = phantoms(2, modality)
     slices = classic(parts, lambda ds, v, _: setattr(ds, keyword, values[v]))
     holds(inspect(save(tmp_path, slices)), parts, told)
@@ -178,3 +179,48 @@ def test_unfinished_volume_says_so(tmp_path: Path) -> None:
     warnings = [inspect_series(one).warnings for one in found]
     assert not warnings[0]
     assert any("3 slices where other volumes of the series have 4" in w for w in warnings[1])
+
+
+class TestUnitedImagingGrid:
+    """All slices of a volume as tiles of one image; a private sequence says where each lies."""
+
+    @staticmethod
+    def grid(phantom: Phantom) -> Dataset:
+        ds = phantom.classic()[0]
+        image = np.zeros((2 * 6, 2 * 5), np.uint16)
+        items = []
+        for k in range(3):
+            row, column = divmod(k, 2)
+            image[row * 6 : row * 6 + 6, column * 5 : column * 5 + 5] = phantom.stored[:, :, k].T
+            items.append(Dataset())
+            items[k].ImagePositionPatient = phantom.classic()[k].ImagePositionPatient
+        ds.Rows, ds.Columns, ds.PixelData = *image.shape, image.tobytes()
+        ds.Manufacturer, ds.ImageType = "UIH", ["ORIGINAL", "PRIMARY", "M", "VFRAME"]
+        private(ds, 0x0065, "Image Private Header", 0x50, "DS", 3)
+        private(ds, 0x0065, "Image Private Header", 0x51, "SQ", items)
+        return ds
+
+    def test_taken_apart(self, tmp_path: Path) -> None:
+        phantom = Phantom("MR", np.random.default_rng(3).integers(24, 1200, (5, 6, 3)), orientation=(1, 0, 0, 0, 0, -1))
+        holds(inspect(save(tmp_path, [self.grid(phantom)])), [phantom])
+
+    def test_without_places(self, tmp_path: Path) -> None:
+        ds = self.grid(Phantom("MR"))
+        del ds[0x0065, 0x1051]
+        with pytest.raises(InputError, match="a grid of 3 slices without the position of each"):
+            inspect(save(tmp_path, [ds]))
+
+
+@pytest.mark.parametrize(("kind", "foreign"), [("ORIGINAL", None), ("DERIVED", "a parameter map")])
+def test_images_acquired_for_perfusion(tmp_path: Path, kind: str, foreign: str | None) -> None:
+    """The third value of an original image says what it is for; of a derived one, what it shows."""
+
+    def change(groups: Dataset, v: int, _: int) -> None:
+        groups.FrameContentSequence[0].TemporalPositionIndex = v + 1
+        frame_type = Dataset()
+        frame_type.FrameType = [kind, "PRIMARY", "PERFUSION", "NONE"]
+        groups.CTImageFrameTypeSequence = [frame_type]
+
+    header = inspect(save(tmp_path, [enhanced(phantoms(2, "CT"), change)]))
+    assert header.volumes == 2
+    assert (header.foreign is None) == (foreign is None)
