@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
+from medsr import stopping
 from medsr.errors import JobError, PlanError
 
 _REASONS = {
@@ -81,15 +82,21 @@ def atomic_files(paths: Sequence[Path], *, overwrite: bool = False) -> Iterator[
     for path in paths:
         if os.path.lexists(path) and not overwrite:
             raise _exists(path)
-    with _staging(paths[-1]) as staging:
-        yield staging
+    with stopping.uninterrupted() as block, _staging(paths[-1]) as staging:
+        with block.interruptible():
+            yield staging
         made = [path for path in paths if (staging / path.name).exists()]
         if len(made) > 1 or any((staging / path.name).is_dir() for path in made):
-            _publish_all(staging, made, overwrite=overwrite)
+            with block.interruptible():  # another run may hold it for a while
+                lock = _lock(paths[-1].parent)
+            try:
+                _publish_all(staging, made, overwrite=overwrite)
+            finally:
+                _unlock(lock)
         else:
             for path in made:
                 _publish(staging, path, overwrite=overwrite)
-    sync_folder(paths[-1].parent)
+        sync_folder(paths[-1].parent)
 
 
 @contextlib.contextmanager
@@ -98,7 +105,7 @@ def _staging(path: Path) -> Iterator[Path]:
     prefix = f".medsr-{hashlib.sha256(platform.node().encode()).hexdigest()[:8]}-"  # a lock speaks for one computer
     _remove_abandoned(path.parent, prefix)
     staging, lock = path.with_name(f"{prefix}{secrets.token_hex(8)}.part"), None
-    try:  # from before the folder exists: the exception of a signal can come between any two lines
+    try:
         while True:
             try:
                 staging.mkdir()
@@ -148,15 +155,14 @@ def _unlock(descriptor: int | None) -> None:
 
 
 def _publish_all(staging: Path, paths: Sequence[Path], *, overwrite: bool) -> None:
-    """Give several files their final names, all or none; two runs at once do not mix their files."""
-    lock = _lock(paths[-1].parent)
+    """Give several files their final names, all or none, under a lock: two runs at once do not mix their files."""
     made = {path: (staging / path.name).stat() for path in paths}
     old = {path: staging / f"{number}.old" for number, path in enumerate(paths)}
     try:
         if overwrite:
             for path in paths:
                 with contextlib.suppress(OSError):  # nothing there, or no hard links: then nothing can be put back
-                    _set_aside(path, old[path], folder=(staging / path.name).is_dir())
+                    os.link(path, old[path], follow_symlinks=False)
             with contextlib.suppress(OSError):
                 paths[-1].unlink()
         for path in paths:
@@ -164,36 +170,35 @@ def _publish_all(staging: Path, paths: Sequence[Path], *, overwrite: bool) -> No
     except BaseException:
         for path in paths:
             with contextlib.suppress(OSError):
-                ours = os.path.lexists(path) and os.path.samestat(path.lstat(), made[path])
-                if ours and path.is_dir():
-                    path.rename(staging / path.name)  # a folder cannot be replaced by the old one while it stands
-                if os.path.lexists(old[path]):
-                    old[path].replace(path)
-                elif ours and os.path.lexists(path):
-                    path.unlink()
+                _take_back(staging / path.name, path, made[path], old[path])
         raise
-    finally:
-        _unlock(lock)
 
 
-def _set_aside(path: Path, old: Path, *, folder: bool) -> None:
-    """Keep what is there until the new has taken its place: a file by a second name, a folder by moving it.
-
-    folder: what is to come is one; a file does not take a folder's place.
-    """
-    if folder and path.is_dir() and not path.is_symlink():
-        path.rename(old)
-    else:
-        os.link(path, old, follow_symlinks=False)
+def _take_back(temporary: Path, path: Path, made: os.stat_result, old: Path) -> None:
+    """Undo ``_publish``, and put what was there before in its place again."""
+    ours = os.path.lexists(path) and os.path.samestat(path.lstat(), made)
+    if ours and path.is_dir():
+        if temporary.exists():  # the old folder, which changed places with the new one
+            _exchange(temporary, path)
+        else:
+            path.rename(temporary)
+    elif os.path.lexists(old):
+        old.replace(path)
+    elif ours:
+        path.unlink()
 
 
 def _publish(staging: Path, path: Path, *, overwrite: bool) -> None:
+    """Give one file or folder its final name; a folder that was there comes to lie in ``staging``."""
     temporary = staging / path.name
     try:
-        if temporary.is_dir():  # no hard links to folders; what was there has been set aside
-            if os.path.lexists(path):
+        if temporary.is_dir():  # no hard links to folders
+            if not os.path.lexists(path):
+                temporary.rename(path)
+            elif overwrite and path.is_dir() and not path.is_symlink():
+                _exchange(temporary, path)
+            else:
                 raise _exists(path)
-            temporary.rename(path)
             return
         if overwrite:
             temporary.replace(path)
@@ -210,6 +215,25 @@ def _publish(staging: Path, path: Path, *, overwrite: bool) -> None:
         raise _exists(path) from None
     except OSError as error:
         raise _cannot_write(path, error) from error
+
+
+def _exchange(one: Path, other: Path) -> None:
+    """Let two folders change places: in one step where the system can, so that each name always holds one of them."""
+    if sys.platform == "linux":
+        import ctypes
+
+        at_fdcwd, rename_exchange = -100, 2  # from fcntl.h and linux/fs.h
+        renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)
+        if renameat2 and renameat2(at_fdcwd, bytes(one), at_fdcwd, bytes(other), rename_exchange) == 0:
+            return
+    aside = one.with_name(f"{one.name}.aside")
+    other.rename(aside)
+    try:
+        one.rename(other)
+    except OSError:
+        aside.rename(other)
+        raise
+    aside.rename(one)
 
 
 def sync_folder(folder: Path) -> None:

@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medsr import __version__
+from medsr import __version__, stopping
 from medsr.errors import DeviceError, JobError, MedsrError, PlanError
 from medsr.service.actors import ContactError, RemoteWorker, Site, StoreDesk, answer, check_node
 from medsr.service.crew import PATIENCE_S, Deaths, Orders, Tell, work_off
@@ -208,15 +208,13 @@ class _Actors:
 
     def end(self) -> None:
         """Tell all to end and wait for it; whoever is not there or takes too long is killed."""
-        heard = {worker.actor.stop.remote(): worker for worker in self._seats.values() if worker.begun}
-        ended, interruption = _wait(list(heard), ANSWER_S)
-        _, again = _wait([heard[call].call for call in ended], PATIENCE_S)
-        for worker in list(self._seats.values()):
-            self._leave(worker)
-            self._store.release(worker.name)
-        for error in (interruption, again):
-            if error is not None:
-                raise error
+        with stopping.uninterrupted():  # the signal that ends us comes again and again; they are ending already
+            heard = {worker.actor.stop.remote(): worker for worker in self._seats.values() if worker.begun}
+            ended = _wait(list(heard), ANSWER_S)
+            _wait([heard[call].call for call in ended], PATIENCE_S)
+            for worker in list(self._seats.values()):
+                self._leave(worker)
+                self._store.release(worker.name)
 
     def _start(self, seat: int) -> _Worker:
         self._started += 1
@@ -274,16 +272,8 @@ def _site(store: JobStore, scan: Path | None) -> Site:
     return Site(__version__, token, text, scan)
 
 
-def _wait(calls: Sequence[ObjectRef[Any]], seconds: float) -> tuple[list[ObjectRef[Any]], BaseException | None]:
-    """The calls that have ended after at most so long, and what interrupted the waiting: a signal that came again."""
+def _wait(calls: Sequence[ObjectRef[Any]], seconds: float) -> list[ObjectRef[Any]]:
+    """The calls that have ended after at most so long."""
     import ray
 
-    until, interruption = time.monotonic() + seconds, None
-    while calls:
-        try:
-            ended, rest = ray.wait(list(calls), num_returns=len(calls), timeout=min(1.0, seconds))
-            if not rest or time.monotonic() > until:
-                return ended, interruption
-        except BaseException as error:  # they are ending already
-            interruption = error
-    return [], interruption
+    return ray.wait(list(calls), num_returns=len(calls), timeout=seconds)[0] if calls else []

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NoReturn, Protocol
 
+from medsr import stopping
 from medsr.errors import ConfigError, DeviceError, InputError, JobError, MedsrError, ModelError, PlanError
 from medsr.machine import cores
 from medsr.service.jobs import Counts, JobStore
@@ -151,20 +152,15 @@ class _Processes:
         for worker in self._seats.values():
             worker.process.terminate()
         patient_until = time.monotonic() + PATIENCE_S
-        again: BaseException | None = None
-        while any(worker.process.poll() is None for worker in self._seats.values()):
-            try:
+        with stopping.uninterrupted():  # the signal that ends us comes again and again; they are ending already
+            while any(worker.process.poll() is None for worker in self._seats.values()):
                 if time.monotonic() > patient_until:
                     for worker in self._seats.values():
                         worker.process.kill()
                 time.sleep(_TICK_S)
-            except BaseException as error:  # the signal that ends us comes again and again; they are ending already
-                again = error
-        for worker in list(self._seats.values()):
-            self._leave(worker)
-            self._store.release(worker.name)
-        if again is not None:
-            raise again
+            for worker in list(self._seats.values()):
+                self._leave(worker)
+                self._store.release(worker.name)
 
     def _start(self, seat: int) -> _Worker:
         orders = self._orders

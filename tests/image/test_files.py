@@ -6,6 +6,7 @@ import hashlib
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -320,3 +321,21 @@ def test_a_folder_takes_no_place_of_a_file(tmp_path: Path) -> None:
     with pytest.raises(PlanError, match="exists"):
         write_folder(tmp_path / "series", sidecar, "new", overwrite=True)
     assert contents(tmp_path) == {"series": "a file"}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there can two folders change places in one step")
+def test_a_replaced_folder_is_never_missing(tmp_path: Path) -> None:
+    """Whoever looks while it is replaced, or after a kill, finds the old or the new folder, whole."""
+    folder, sidecar = tmp_path / "series", tmp_path / "series.json"
+    write_folder(folder, sidecar, "0", overwrite=False)
+    writer = threading.Thread(
+        target=lambda: [write_folder(folder, sidecar, str(n), overwrite=True) for n in range(1, 200)]
+    )
+    writer.start()
+    looks = 0
+    while writer.is_alive():
+        assert folder.is_dir()
+        looks += 1
+    writer.join()
+    assert looks > 0
+    assert set(contents(tmp_path).values()) == {"199"}
