@@ -13,15 +13,16 @@ from medsr.commands.measures import compare, evaluate, report
 from medsr.commands.models import model, train
 from medsr.commands.scans import degrade, demo, info, upscale
 from medsr.exits import run
+from medsr.options import InOrder
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=InOrder, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, message="%(prog)s %(version)s")
 def cli() -> None:
     """Super-resolution of MRI and CT volumes. Research use only, not for diagnosis."""
 
 
-for command in (upscale, info, degrade, demo, compare, evaluate, report, model, train, batch, jobs):
+for command in (upscale, info, batch, jobs, compare, evaluate, report, degrade, model, train, demo):
     cli.add_command(command)
 
 

@@ -72,6 +72,14 @@ class Brought(click.ParamType):  # type: ignore[type-arg]
         return name.strip(), Path(folder)
 
 
+class InOrder(click.Group):
+    """A group that lists its commands in the order in which they were added, what is wanted most first."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  as click calls it
+        """Names of the commands."""
+        return list(self.commands)
+
+
 class ListByDefault(click.Group):
     """A group whose command ``list`` need not be named: ``jobs DIR`` is ``jobs list DIR``."""
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shlex
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +19,12 @@ from medsr.image.scan import inspect, is_dicom_path, read_scan
 from medsr.outputs import default_output, is_series
 from medsr.plan import Plan
 from medsr.publish import Upscaled
+from medsr.request import Request
 
 if TYPE_CHECKING:
     from medsr.image.dicom_series import Series
+
+_GRID = ("scale", "spacing", "isotropic", "target")  # fields of Request that say which grid is wanted
 
 
 def plan_text(plan: Plan, header: Header) -> str:
@@ -91,10 +96,21 @@ def isotropic_command(scan: Path, header: Header, plan: Plan) -> str | None:
         return None
     usual = default_output(scan, series=plan.output is not None and is_series(plan.output))
     output = usual.with_name(usual.name.replace("_sr", "_iso"))
-    options = [f"--{name} {shlex.quote(str(v))}" for name in ("series",) if (v := getattr(plan.request, name))]
-    options += [f"--{name}" for name in ("deskew",) if getattr(plan.request, name)]
-    words = ["medsr upscale", shlex.quote(str(scan)), *options, "--isotropic -o", shlex.quote(str(output))]
-    return one_line(" ".join(words))
+    words = ["medsr", "upscale", str(scan), *options_of(plan.request), "--isotropic", "-o", str(output)]
+    return one_line(shlex.join(words))
+
+
+def options_of(request: Request) -> list[str]:
+    """The words of a command that ask for all of a request but its grid; what is left at its default is not said."""
+    words: list[str] = []
+    for field in fields(request):
+        value = getattr(request, field.name)
+        if field.name in _GRID or value == field.default:
+            continue
+        words.append(f"--{field.name.replace('_', '-')}")
+        if value is not True:
+            words.append("x".join(map(str, value)) if isinstance(value, tuple) else str(value))
+    return words
 
 
 def entries(
@@ -116,7 +132,7 @@ def entries(
             path, prefer=prefer, assume_spacing=assume_spacing, series=series, deskew=deskew, fill_gaps=fill_gaps
         )
         return [facts(header, voxels=voxels)]
-    from medsr.image.dicom_read import find_series, inspect_series
+    from medsr.image.dicom_read import find_series, inspect_series, series_name
 
     listed = []
     for one in find_series(path):
@@ -125,7 +141,7 @@ def entries(
             entry = facts(inspect_series(one, deskew=deskew, fill_gaps=fill_gaps), voxels=False)
         except InputError as error:
             entry = {"file": str(path), "format": "dicom", **_series_facts(one)}
-            reason = str(error).partition(f"{one.label}: ")[2] or str(error)
+            reason = str(error).removeprefix(f"{series_name(one)}: ")
         entry |= {"no_volume": reason} if reason else {}
         listed.append(entry)
     if voxels:
@@ -173,12 +189,17 @@ def _series_facts(series: Series) -> dict[str, Any]:
 def entries_text(found: Sequence[dict[str, Any]]) -> str:
     """Entries for people: of one scan a fact a line, of several series a line each."""
     if len(found) == 1:
-        return "\n".join(f"{name:<16} {plain(value)}" for name, value in found[0].items() if value is not None)
+        known = {name: plain(value) for name, value in found[0].items() if value is not None}
+        width = max(map(len, known))
+        return "\n".join(f"{name:<{width}}  {value}" for name, value in known.items())
     volumes = sum("no_volume" not in entry for entry in found)
     lines = [f"{found[0]['file']}: {len(found)} series, {volumes} of them volumes"]
+    labels = Counter(entry["series"] for entry in found)
     for entry in found:
         what = f"no volume: {entry['no_volume']}" if "no_volume" in entry else _grid_of(entry)
-        lines.append(f"  {one_line(entry['size'])}: {one_line(what)}")
+        # Studies number their series alike; --series then needs the UID.
+        uid = f" [UID {one_line(entry['uid'])}]" if labels[entry["series"]] > 1 else ""
+        lines.append(f"  {one_line(entry['size'])}{uid}: {one_line(what)}")
     return "\n".join(lines)
 
 

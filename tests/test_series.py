@@ -240,7 +240,7 @@ def test_commands(run_cli, series: Path, tmp_path: Path, tiny_model: Path) -> No
     assert done.returncode == 0, done.stderr
     assert "series 401: Phantom MR - AI SR, not acquired, 9 instances" in done.stdout
     hint = [line for line in done.stderr.splitlines() if line.startswith("hint")]
-    assert "--series 4 --isotropic" in hint[0]
+    assert f"--series 4 --device cpu --model {tiny_model} --threads 1 --isotropic -o" in hint[0]
     usage = run_cli("upscale", series, "--series", "4", "-o", tmp_path / "x.nii.gz", "--burn-in")
     assert usage.returncode == 2
     assert len(usage.stderr.splitlines()) == 1

@@ -20,10 +20,10 @@ from medsr.options import (
 
 if TYPE_CHECKING:
     from medsr.service.batch import Ended, Work
-    from medsr.service.planning import Planning
+    from medsr.service.preview import Preview
 
 
-@click.command()
+@click.command(short_help="Upscale a cohort: folders, DICOM trees, tables, BIDS.")
 @click.argument("inputs", metavar="INPUT...", nargs=-1, required=True, type=AnyPath)
 @click.option("--out", type=AnyPath, required=True, help="Folder to write; its tree mirrors the input.")
 @click.option("--workers", type=click.IntRange(1), help="Processes (default 1), or with Ray actors (one a GPU).")
@@ -87,8 +87,8 @@ def batch(
     )
     if plan_only:
         with progress(quiet=quiet, whole=True) as report:
-            planning = plan_batch(inputs, request, asked, report)
-        return _say_planned(planning, as_json=as_json)
+            preview = plan_batch(inputs, request, asked, report)
+        return _say_planned(preview, as_json=as_json)
     with progress(quiet=quiet, whole=True) as report:
         ended = run_batch(inputs, request, asked, report, work=_work(engine, address, workers))
     return _say_ended(ended, out, as_json=as_json, quiet=quiet)
@@ -105,11 +105,11 @@ def _work(engine: str, address: str | None, workers: int | None) -> Work:
     return run_crew
 
 
-def _say_planned(planning: Planning, *, as_json: bool) -> int:
+def _say_planned(preview: Preview, *, as_json: bool) -> int:
     from medsr.service.batch_text import plan_json, plan_table
 
-    say(json.dumps(plan_json(planning), indent=2) if as_json else plan_table(planning))
-    return SOME_FAILED if any(row.exit_code for row in planning.left_out) else 0
+    say(json.dumps(plan_json(preview), indent=2) if as_json else plan_table(preview))
+    return preview.exit_code
 
 
 def _say_ended(ended: Ended, out: Path, *, as_json: bool, quiet: bool) -> int:
@@ -124,7 +124,7 @@ def _say_ended(ended: Ended, out: Path, *, as_json: bool, quiet: bool) -> int:
     return SOME_FAILED if ended.trouble or ended.waiting else 0
 
 
-@click.group(cls=ListByDefault)
+@click.group(cls=ListByDefault, short_help="Say what became of the scans of a batch.")
 def jobs() -> None:
     """Say what became of the scans of a batch: medsr jobs DIR [--failed] [--json]."""
 

@@ -24,7 +24,7 @@ from medsr.options import (
 )
 
 
-@click.command()
+@click.command(short_help="Measure ready volumes against a reference.")
 @click.argument("files", metavar="FILE...", nargs=-1, required=True, type=ReadablePath)
 @click.option("--reference", type=ReadablePath, required=True, help="The volume to compare with, on the same grid.")
 @click.option("--modality", type=click.Choice(["auto", "mr", "ct"]), default="auto", help="What the scans are.")
@@ -47,7 +47,7 @@ def compare(files: tuple[Path, ...], **options: Any) -> None:
     say(compare_command(files, command=command_text(sys.argv), **options))
 
 
-@click.command()
+@click.command(short_help="Measure medsr on fine scans, and write a report.")
 @click.option("--data", type=ReadablePath, required=True, help="Folder of scans, or CSV: file, subject, split.")
 @click.option("--protocol", "protocols", type=Commas("NAME[,NAME...]"), required=True, help="Degradations by name.")
 @click.option("--out", type=AnyPath, required=True, help="Folder to write metrics, report and cases into.")

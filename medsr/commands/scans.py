@@ -102,7 +102,7 @@ def info(paths: tuple[Path, ...], as_json: bool, voxels: bool, **options: Any) -
     return code
 
 
-@click.command()
+@click.command(short_help="Make the scan of a coarser scanner.")
 @click.argument("scan", metavar="IN", type=ReadablePath)
 @click.option("--protocol", required=True, help="Name of a degradation in configs/protocols.yaml, such as inplane-x2.")
 @click.option("-o", "--output", type=AnyPath, required=True, help="File to write (.nii or .nii.gz).")
@@ -128,7 +128,7 @@ def degrade(
     say(f"{one_line(output)}: {grid(coarse.shape, coarse.spacing)}")
 
 
-@click.command()
+@click.command(short_help="Upscale a phantom, measure it and draw a picture.")
 @click.option(
     "--real",
     type=click.Choice(["mr", "ct"]),

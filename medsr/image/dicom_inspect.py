@@ -71,7 +71,7 @@ def inspect_series(series: Series, *, fill_gaps: bool = False, deskew: bool = Fa
     fill_gaps: interpolate missing slices instead of refusing them. deskew: slide the slices of a tilted gantry back
     over each other instead of refusing them. Raises InputError for a series that is no regular volume.
     """
-    name = _name(series)
+    name = series_name(series)
     if series.fault is not None:
         raise InputError(f"{name}: {series.fault}")
     frames = [frame for volume in series.volumes for frame in volume]
@@ -109,11 +109,12 @@ def reason_against(series: Series) -> str | None:
     try:
         inspect_series(series)
     except InputError as error:
-        return str(error).removeprefix(f"{_name(series)}: ")
+        return str(error).removeprefix(f"{series_name(series)}: ")
     return None
 
 
-def _name(series: Series) -> str:
+def series_name(series: Series) -> str:
+    """What messages about a series begin with."""
     return f"{display_name(series.path)}, series {one_line(series.label)}"
 
 

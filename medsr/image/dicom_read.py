@@ -14,6 +14,7 @@ from medsr.image.dicom_inspect import Stack as Stack
 from medsr.image.dicom_inspect import inspect as inspect
 from medsr.image.dicom_inspect import inspect_series as inspect_series
 from medsr.image.dicom_inspect import reason_against as reason_against
+from medsr.image.dicom_inspect import series_name as series_name
 from medsr.image.dicom_pixels import Voxels, first_difference, read_voxels
 from medsr.image.dicom_resample import fill, slide
 from medsr.image.dicom_series import Series as Series
