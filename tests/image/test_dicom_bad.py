@@ -656,8 +656,9 @@ def test_thousands_of_damaged_headers(tmp_path: Path) -> None:
     if results := os.environ.get("MEDSR_RESULTS"):
         text = (
             "# Damaged DICOM headers\n\n"
-            f"Made by `make soak`: {len(seeds)} series of a phantom, one file of each with mutated elements, bytes or "
-            f"length. {refused} were refused in one line, {answered} gave a whole volume, and a derived series was "
+            f"Made by `make soak`: {len(seeds)} folders with a series of a phantom each, one file of it with mutated "
+            f"elements, bytes or length. In them {refused + answered} series were found, since a changed tag can make "
+            f"two of one. {refused} were refused in one line, {answered} gave a whole volume, and a derived series was "
             "written from it with the damaged tags. None ended in another exception.\n"
         )
         (Path(results) / "dicom-damage.md").write_text(text, encoding="utf-8")
