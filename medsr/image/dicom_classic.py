@@ -77,6 +77,8 @@ def _elements(groups: Dataset) -> Iterator[DataElement]:
 
 def _put(flat: Dataset, element: DataElement) -> None:
     flat.add(element)
+    if element.keyword == "DiffusionGradientDirectionSequence" and element.value:
+        flat.update({e.tag: e for e in element.value[0] if e.keyword == "DiffusionGradientOrientation"})
     keyword = _RENAMED.get(element.keyword)
     if keyword is None or element.is_empty or (keyword in _OF_THE_FILE and keyword in flat):
         return

@@ -39,12 +39,16 @@ _GATED = {"CG", "PPG"}  # scan options under which a trigger time belongs to an 
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """Slices of one volume of a source. frames: in slice order. datasets: of their files, by id of the frame's head."""
+    """Slices of one volume of a source. frames: in slice order. datasets: of their files, by id of the frame's head.
+
+    moment: number of the volume, from 1, where trigger times alone tell the volumes apart.
+    """
 
     frames: tuple[Frame, ...]
     datasets: dict[int, Dataset]
     deskewed: bool
     copier: Copier
+    moment: int | None = None
     _flat: dict[int, Dataset] = field(default_factory=dict)
 
     def dataset(self, k: int) -> Dataset:
@@ -86,6 +90,11 @@ class Source:
         """Attributes that only hold together, or under a condition (types 1C and 2C)."""
         if modality == "MR":
             _complete_mr(found)
+            if "TriggerTime" not in found and "TemporalPositionIdentifier" not in found and self.moment is not None:
+                found |= one("TemporalPositionIdentifier", str(self.moment))
+            b_value = self.frames[k].keys.get("b-value")
+            if "DiffusionBValue" not in found and isinstance(b_value, float):
+                found |= one("DiffusionBValue", b_value)  # from the vendor's private tag
         if self.deskewed:
             found.pop("GantryDetectorTilt", None)
         if "MultienergyCTAcquisitionSequence" not in found:
@@ -143,7 +152,9 @@ def _complete_mr(found: Elements) -> None:
     found |= one("ScanningSequence", sequence or ["RM"])  # research mode, where the source says nothing
     if "SequenceVariant" not in found:
         found["SequenceVariant"] = _made("SequenceVariant", "NONE")
-    if _GATED & set(_words(found["ScanOptions"])) and "TriggerTime" not in found:
+    if not _GATED & set(_words(found["ScanOptions"])):
+        found.pop("TriggerTime", None)  # some scanners put the time within a dynamic scan there
+    elif "TriggerTime" not in found:
         found["TriggerTime"] = _made("TriggerTime", None)
 
 
@@ -156,7 +167,7 @@ def _made(keyword: str, value: str | None) -> DataElement:
     return one(keyword, value)[keyword]
 
 
-def one(keyword: str, value: str | list[str] | None) -> Elements:
+def one(keyword: str, value: str | float | list[str] | None) -> Elements:
     """A single element."""
     ds = Dataset()
     setattr(ds, keyword, value)
@@ -166,12 +177,13 @@ def one(keyword: str, value: str | list[str] | None) -> Elements:
 def sources_of(stack: Stack, volumes: Sequence[int]) -> list[Source]:
     """Sources of some volumes of a series, by number. Raises InputError for a damaged file, or one without a study."""
     copier = Copier()
+    timed = stack.series.told_by == ("trigger time",)
     found = []
     for number in volumes:
         frames = stack.series.volumes[number]
         heads = dict.fromkeys(id(frame.head) for frame in frames)
         datasets = dict(zip(heads, stack.datasets(number), strict=True))
-        found.append(Source(frames, datasets, stack.deskewed, copier))
+        found.append(Source(frames, datasets, stack.deskewed, copier, number + 1 if timed else None))
     first = found[0]
     if not first.tags(0).text("StudyInstanceUID"):
         raise InputError(

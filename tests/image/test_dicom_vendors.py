@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 from pydicom.uid import UID
@@ -14,6 +15,8 @@ from pydicom.uid import UID
 from medsr.errors import InputError
 from medsr.image.dicom_read import find_series, inspect, inspect_series, read_scans
 from medsr.image.header import Header
+from medsr.image.volume import Modality
+from tests.image.dicom_crude import write_crude
 from tests.image.dicom_phantom import Phantom, save
 
 Change = Callable[[Dataset, int, int], object]  # data set or functional groups, number of the volume, of the slice
@@ -63,6 +66,21 @@ def holds(header: Header, parts: list[Phantom], *told: str) -> None:
         np.testing.assert_allclose(scan.volume.geometry.affine, phantom.affine, atol=1e-6)
 
 
+def comes_back(tmp_path: Path, header: Header, *told: str) -> list[Dataset]:
+    """Written as a derived series and read again, all volumes are there; the first file of each is returned."""
+    crude = write_crude(tmp_path / "out", header)
+    again = inspect(crude.folder)
+    assert again.extra.series.told_by == told
+    for scan, volume in zip(read_scans(again, modality=volume_modality(header)), crude.volumes, strict=True):
+        np.testing.assert_allclose(scan.volume.array, volume.array, atol=0.51)
+    return [dcmread(file) for file in crude.written.files[:: again.geometry.shape[2]]]
+
+
+def volume_modality(header: Header) -> Modality:
+    assert header.modality is not None
+    return header.modality
+
+
 DIRECTIONS = ((0.0, 0.0, 0.0), (0.6, 0.8, 0.0), (-0.6, 0.0, 0.8), (0.0, 1.0, 0.0))
 
 
@@ -97,9 +115,10 @@ class TestDiffusion:
                 private(ds, 0x0019, "GEMS_ACQU_01", 0xBB + axis, "DS", DIRECTIONS[v][axis])
 
         parts = phantoms(4)
-        header = inspect(save(tmp_path, classic(parts, change)))
+        header = inspect(save(tmp_path / "in", classic(parts, change)))
         holds(header, parts, "b-value", "direction")
-        assert [volume[0].keys["b-value"] for volume in header.extra.series.volumes] == [0, 1000, 1000, 1000]
+        out = comes_back(tmp_path, header, "b-value", "instance number")
+        assert [ds.DiffusionBValue for ds in out] == [0, 1000, 1000, 1000], "it was in a private tag alone"
 
     def test_united_imaging(self, tmp_path: Path) -> None:
         def change(ds: Dataset, v: int, _: int) -> None:
@@ -119,7 +138,10 @@ class TestDiffusion:
             groups.MRDiffusionSequence = [diffusion]
 
         parts = phantoms(4)
-        holds(inspect(save(tmp_path, [enhanced(parts, change)])), parts, "b-value", "direction")
+        header = inspect(save(tmp_path / "in", [enhanced(parts, change)]))
+        holds(header, parts, "b-value", "direction")
+        out = comes_back(tmp_path, header, "b-value", "direction")
+        assert [tuple(ds.DiffusionGradientOrientation) for ds in out[1:]] == list(DIRECTIONS[1:])
 
 
 @pytest.mark.parametrize(
@@ -147,6 +169,33 @@ def test_numbers_alone(tmp_path: Path, place_by_place: bool) -> None:
     header = inspect(save(tmp_path, classic(parts, change)))
     holds(header, parts, "instance number")
     assert any("by nothing but the order of their instance numbers" in w for w in header.warnings)
+
+
+def test_what_only_numbers_tell_comes_back(tmp_path: Path) -> None:
+    """The fourth value of ImageType is not written, and the numbers run on from volume to volume."""
+
+    def change(ds: Dataset, v: int, _: int) -> None:
+        ds.ImageType = ["ORIGINAL", "PRIMARY", "OTHER", ("WATER", "FAT", "IN_PHASE")[v]]
+
+    parts = phantoms(3)
+    header = inspect(save(tmp_path / "in", classic(parts, change)))
+    holds(header, parts, "image type")
+    comes_back(tmp_path, header, "instance number")
+
+
+@pytest.mark.parametrize(("options", "told"), [("", "time point"), ("CG", "trigger time")])
+def test_trigger_time_without_a_trigger(tmp_path: Path, options: str, told: str) -> None:
+    """The time within a dynamic scan is no trigger time in a derived image; that of a gated one is."""
+
+    def change(ds: Dataset, v: int, _: int) -> None:
+        ds.TriggerTime, ds.ScanOptions = v * 30000.0, options
+
+    parts = phantoms(3)
+    header = inspect(save(tmp_path / "in", classic(parts, change)))
+    holds(header, parts, "trigger time")
+    out = comes_back(tmp_path, header, told)
+    assert [ds.get("TemporalPositionIdentifier") for ds in out] == ([1, 2, 3] if not options else [None] * 3)
+    assert [ds.get("TriggerTime") for ds in out] == ([None] * 3 if not options else [0, 30000, 60000])
 
 
 def test_numbers_in_no_order(tmp_path: Path) -> None:
