@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from medsr import __version__
+from medsr import __version__, stopping
 from medsr.card import read_card
 from medsr.errors import ConfigError, MedsrError, PlanError
 from medsr.request import Request, check_request
@@ -16,12 +17,14 @@ from medsr.service import bids
 from medsr.service.crew import Orders, run_crew
 from medsr.service.enrol import Enrolled, enrol
 from medsr.service.inputs import check_inputs, find_items, without_collisions
-from medsr.service.items import Found
-from medsr.service.jobs import Counts, Job, JobStore
+from medsr.service.items import Found, LeftOut
+from medsr.service.jobs import Counts, Entry, JobStore
 from medsr.service.log import EventLog
 from medsr.service.manifest import write_manifest
 from medsr.service.place import Place, Shard
-from medsr.service.planning import Planning, plan_items
+from medsr.service.planning import PlannedItem, plan_each
+from medsr.service.preview import Preview, preview_of
+from medsr.service.room import check_room
 from medsr.service.summary import write_summary
 
 Progress = Callable[[str, float], None]  # what is being done, share of all that is done
@@ -70,9 +73,16 @@ class Ended:
 
 def plan_batch(
     inputs: Sequence[Path], request: Request, batch: BatchRequest, progress: Progress | None = None
-) -> Planning:
-    """What would be done, and what not; writes nothing. Raises ConfigError and ModelError."""
-    return _planned(inputs, request, batch, progress or _silent, hashed=False)
+) -> Preview:
+    """What would be done, and what not; writes nothing.
+
+    Raises ConfigError, ModelError, JobError for a list of jobs that cannot be read, and PlanError as ``run_batch``.
+    """
+    report = progress or _silent
+    _check(inputs, request, batch)
+    place = Place(batch.out, batch.shard)
+    found = _found(inputs, request, batch, report)
+    return preview_of(_planned(found, request, report, hashed=False), place, overwrite=batch.overwrite)
 
 
 def run_batch(
@@ -86,39 +96,38 @@ def run_batch(
     """Upscale every scan that the inputs lead to, into ``batch.out``; one bad scan fails one row.
 
     work: how queued jobs get done; processes on this computer unless something else is given. What is done when it
-    ends, however it ends, is done, and the same command goes on. Raises PlanError when another batch writes into the
-    folder or there is nothing to do (for a part of a cohort that is no error), ConfigError and ModelError as
-    ``plan_batch``, JobError and DeviceError when the work cannot go on.
+    ends, however it ends, is done and in the manifest, and the same command goes on. Raises PlanError when another
+    batch writes into the folder, when the disk cannot hold the results, or when there is nothing to do (for a part of a
+    cohort that is no error), ConfigError and ModelError as ``plan_batch``, JobError and DeviceError when the work
+    cannot go on.
     """
     report = progress or _silent
     _check(inputs, request, batch)
     place = Place(batch.out, batch.shard)
     place.make()
     with place.alone():
-        if batch.bids:
-            bids.check_derivative(batch.out)
-        planning = _planned(inputs, request, batch, report, hashed=True)
+        found = _found(inputs, request, batch, report)
         if batch.bids:
             bids.write_description(batch.out, inputs[0], __version__)
         with JobStore(place.store, create=True) as store, place.log() as stream:
             log = EventLog(stream, place.name, names=batch.log_names)
-            report("checking what is done", 0.0)
-            enrolled = enrol(store, planning, batch.out, overwrite=batch.overwrite, now=time.time())
-            _log_plan(log, planning, enrolled)
             try:
+                outcomes = _planned(found, request, report, hashed=True)
+                enrolled = enrol(store, outcomes, batch.out, overwrite=batch.overwrite, now=time.time())
+                _log_plan(log, enrolled)
                 if not (batch.fail_fast and _failed_already(store, enrolled)):
+                    check_room(enrolled.room, batch.out)
                     work(store, _orders(place, request, batch), _telling(report, store.counts()))
-            except MedsrError:
-                with contextlib.suppress(MedsrError):  # what is on its way says more
-                    write_manifest(place, store)
-                raise
-            finally:
                 log.write("ended", time.time(), facts=vars(store.counts()))
-            report("writing the manifest", 1.0)
-            write_summary(place, store, write_manifest(place, store))
+                report("writing the manifest", 1.0)
+                write_manifest(place, store)
+                write_summary(place, store)
+            except BaseException:
+                _record(place, store)
+                raise
             ended = _ended(store, enrolled)
-    if not planning.planned and batch.shard is None and _is_no_fault(planning):
-        raise PlanError(f"there is nothing to do: {_why_nothing(planning)}")
+    if not enrolled.planned and batch.shard is None and _is_no_fault(enrolled.left_out):
+        raise PlanError(f"there is nothing to do: {_why_nothing(enrolled.left_out)}")
     return ended
 
 
@@ -132,22 +141,24 @@ def _check(inputs: Sequence[Path], request: Request, batch: BatchRequest) -> Non
     if batch.out.exists() and not batch.out.is_dir():
         raise PlanError(f"--out {batch.out} is a file; name a folder")
     check_request(request, read_card(request.model))  # what no scan could be done with is not said of every scan
+    if batch.bids:
+        bids.check_derivative(batch.out)
 
 
-def _planned(
-    inputs: Sequence[Path], request: Request, batch: BatchRequest, report: Progress, *, hashed: bool
-) -> Planning:
-    _check(inputs, request, batch)
+def _found(inputs: Sequence[Path], request: Request, batch: BatchRequest, report: Progress) -> Found:
     report("looking for scans", 0.0)
     found = without_collisions(bids.find_dataset(inputs)) if batch.bids else find_items(inputs, request, out=batch.out)
-    if batch.shard is not None:
-        shard = batch.shard
-        found = Found(
-            tuple(item for item in found.items if shard.holds(item.name)),
-            tuple(row for row in found.left_out if shard.holds(row.name)),
-        )
+    if batch.shard is None:
+        return found
+    return Found(
+        tuple(item for item in found.items if batch.shard.holds(item.name)),
+        tuple(row for row in found.left_out if batch.shard.holds(row.name)),
+    )
+
+
+def _planned(found: Found, request: Request, report: Progress, *, hashed: bool) -> Iterator[PlannedItem | LeftOut]:
     total = max(1, len(found.items))
-    return plan_items(found, request, hashed=hashed, tell=lambda count: report("planning", count / total))
+    return plan_each(found, request, hashed=hashed, tell=lambda count: report("planning", count / total))
 
 
 def _orders(place: Place, request: Request, batch: BatchRequest) -> Orders:
@@ -164,16 +175,16 @@ def _orders(place: Place, request: Request, batch: BatchRequest) -> Orders:
     )
 
 
-def _log_plan(log: EventLog, planning: Planning, enrolled: Enrolled) -> None:
-    facts = {"scans": len(planning.planned), "done_before": enrolled.whole, "again": enrolled.again}
+def _log_plan(log: EventLog, enrolled: Enrolled) -> None:
+    facts = {"scans": enrolled.planned, "done_before": enrolled.whole, "again": enrolled.again}
     log.write("planned", time.time(), facts=facts)
-    for row in planning.left_out:
+    for row in enrolled.left_out:
         log.write("left out", time.time(), scan=row.name, error=row.reason, facts={"exit_code": row.exit_code})
 
 
 def _failed_already(store: JobStore, enrolled: Enrolled) -> bool:
     """True when planning refused a scan: with ``--fail-fast`` nothing is begun then."""
-    return any(job.state in ("failed", "parked") for job in _mine(store, enrolled))
+    return any(entry.state in ("failed", "parked") for entry in _mine(store, enrolled))
 
 
 def _telling(report: Progress, before: Counts) -> Callable[[Counts], None]:
@@ -196,34 +207,41 @@ def _silent(stage: str, share: float) -> None:
 # --- after ---------------------------------------------------------------------------------------------------------
 
 
-def _mine(store: JobStore, enrolled: Enrolled) -> list[Job]:
-    keys = set(enrolled.keys)
-    return [job for job in store.jobs() if job.key in keys]
+def _record(place: Place, store: JobStore) -> None:
+    """Manifest and page of a batch that ends before its time; what ends it says more than what goes wrong here."""
+    with stopping.uninterrupted(), contextlib.suppress(MedsrError, OSError):
+        write_manifest(place, store)
+        write_summary(place, store, pictures=False)
+
+
+def _mine(store: JobStore, enrolled: Enrolled) -> Iterator[Entry]:
+    return (entry for entry in store.entries() if entry.key in enrolled.keys)
 
 
 def _ended(store: JobStore, enrolled: Enrolled) -> Ended:
-    jobs = _mine(store, enrolled)
-    by_state = {state: [job for job in jobs if job.state == state] for state in {job.state for job in jobs}}
-    bad = [*by_state.get("failed", ()), *by_state.get("parked", ())]
+    states: Counter[str] = Counter()
+    trouble: list[Trouble] = []
+    for entry in _mine(store, enrolled):
+        states[entry.state] += 1
+        if entry.state in ("failed", "parked"):
+            trouble.append(Trouble(entry.name, entry.error or "", entry.exit_code or 1))
     return Ended(
-        done=len(by_state.get("done", ())),
+        done=states["done"],
         before=enrolled.whole,
-        left_out=len(by_state.get("skipped", ())),
-        waiting=len(by_state.get("queued", ())) + len(by_state.get("running", ())),
-        trouble=tuple(
-            Trouble(job.name, job.error or "", job.exit_code or 1) for job in sorted(bad, key=lambda j: j.id)
-        ),
+        left_out=states["skipped"],
+        waiting=states["queued"] + states["running"],
+        trouble=tuple(trouble),
     )
 
 
-def _is_no_fault(planning: Planning) -> bool:
+def _is_no_fault(left_out: Sequence[LeftOut]) -> bool:
     """True when nothing is wrong with a scan: there is none, or none that should be upscaled."""
-    return all(row.exit_code in (0, PlanError.exit_code) for row in planning.left_out)
+    return all(row.exit_code in (0, PlanError.exit_code) for row in left_out)
 
 
-def _why_nothing(planning: Planning) -> str:
-    if not planning.left_out:
+def _why_nothing(left_out: Sequence[LeftOut]) -> str:
+    if not left_out:
         return "no scan among the inputs belongs to this part"
-    first = planning.left_out[0]
-    more = f" (and {len(planning.left_out) - 1} more)" if len(planning.left_out) > 1 else ""
+    first = left_out[0]
+    more = f" (and {len(left_out) - 1} more)" if len(left_out) > 1 else ""
     return f"{first.name}: {first.reason}{more}"

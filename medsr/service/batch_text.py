@@ -6,30 +6,36 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from medsr.machine import gigabytes
 from medsr.service.batch import Ended
 from medsr.service.items import LeftOut
 from medsr.service.manifest import MANIFEST
-from medsr.service.planning import PlannedItem, Planning
+from medsr.service.planning import PlannedItem
+from medsr.service.preview import Preview
 from medsr.service.summary import PAGE
 
 _LINES = 20  # of scans that failed
 _WIDTH = 48  # characters of a name in a table; the end of a path says more than its beginning
 
 
-def plan_table(planning: Planning) -> str:
-    """One line a scan, what is left out, and the sum."""
-    lines = _columns([_planned(one) for one in planning.planned])
-    lines += [f"{_short(row.name)}  {_label(row)}: {row.reason}" for row in planning.left_out]
-    return "\n".join([*lines, _sum(planning)])
+def plan_table(preview: Preview) -> str:
+    """One line a scan that is to be done, what is left out, and the sum."""
+    lines = _columns([_planned(one) for one in preview.planned])
+    lines += [f"{_short(name)}  parked; medsr jobs retry queues it again" for name in preview.parked]
+    lines += [f"{_short(row.name)}  {_label(row)}: {row.reason}" for row in preview.left_out]
+    return "\n".join([*lines, _sum(preview), *_room(preview)])
 
 
-def plan_json(planning: Planning) -> dict[str, Any]:
-    """Every plan, and every row that is left out."""
+def plan_json(preview: Preview) -> dict[str, Any]:
+    """Every plan, every row that is left out, names of what is done, and the disk in bytes."""
     return {
         "scans": [
-            {"name": one.item.name, "output": one.item.output, "plan": one.plan.to_json()} for one in planning.planned
+            {"name": one.item.name, "output": one.item.output, "plan": one.plan.to_json()} for one in preview.planned
         ],
-        "left_out": [{"name": row.name, "reason": row.reason, "exit_code": row.exit_code} for row in planning.left_out],
+        "done": list(preview.done),
+        "parked": list(preview.parked),
+        "left_out": [{"name": row.name, "reason": row.reason, "exit_code": row.exit_code} for row in preview.left_out],
+        "disk": {"at_least": preview.room.least, "at_most": preview.room.most, "free": preview.free},
     }
 
 
@@ -79,13 +85,29 @@ def _label(row: LeftOut) -> str:
     return f"refused ({row.exit_code})" if row.exit_code else "left out"
 
 
-def _sum(planning: Planning) -> str:
-    refused = sum(row.exit_code != 0 for row in planning.left_out)
-    seconds = sum(one.plan.seconds for one in planning.planned)
-    return (
-        f"{len(planning.planned)} to do, {refused} refused, {len(planning.left_out) - refused} left out; "
-        f"about {max(1, round(seconds / 60))} min on two CPU cores"
-    )
+def _sum(preview: Preview) -> str:
+    refused = sum(row.exit_code != 0 for row in preview.left_out)
+    parts = [f"{len(preview.planned)} to do"]
+    if preview.done:
+        parts.append(f"{len(preview.done)} done already (a run compares hashes)")
+    if preview.parked:
+        parts.append(f"{len(preview.parked)} parked")
+    parts += [f"{refused} refused", f"{len(preview.left_out) - refused} left out"]
+    seconds = sum(one.plan.seconds for one in preview.planned)
+    minutes = f"; about {max(1, round(seconds / 60))} min on two CPU cores" if preview.planned else ""
+    return f"{', '.join(parts)}{minutes}"
+
+
+def _room(preview: Preview) -> list[str]:
+    """The disk, in a line, where something is to be done."""
+    if not preview.planned:
+        return []
+    if preview.shortage is not None:
+        return [f"refused (4): {preview.shortage}"]
+    free = "" if preview.free is None else f", {gigabytes(preview.free)} is free"
+    scarce = preview.free is not None and preview.room.most > preview.free
+    doubt = f": it may not do ({gigabytes(preview.room.least)} is the least they need)" if scarce else ""
+    return [f"disk: the results need up to {gigabytes(preview.room.most)}{free}{doubt}"]
 
 
 def _short(name: str) -> str:

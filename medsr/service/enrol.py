@@ -5,112 +5,175 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from medsr.errors import PlanError
 from medsr.image.files import display_name, sha256_of
 from medsr.outputs import output_files
 from medsr.service.items import LeftOut
-from medsr.service.jobs import Job, JobStore, NewJob
-from medsr.service.planning import THREADS, PlannedItem, Planning
+from medsr.service.jobs import Entry, JobStore, NewJob
+from medsr.service.planning import THREADS, PlannedItem, batched
+from medsr.service.room import Room, room_for
+
+_AT_A_TIME = 500  # scans that are looked at before what was found out is written down
 
 
 @dataclass(frozen=True)
 class Enrolled:
     """What became of the scans of one command.
 
-    keys: of its jobs, those of what was left out among them. whole: how many were done before and need nothing.
-    again: how many are to be done again, since they failed or their files are not what they were.
+    keys: of its jobs, those of what was left out among them. planned: how many could be planned. left_out: what the
+    plan left out. whole: how many were done before and need nothing. again: how many are to be done again, since they
+    failed or their files are not what they were. room: what those need that are still to be done.
     """
 
-    keys: tuple[str, ...]
+    keys: frozenset[str]
+    planned: int
+    left_out: tuple[LeftOut, ...]
     whole: int
     again: int
+    room: Room
 
 
-def enrol(store: JobStore, planning: Planning, out: Path, *, overwrite: bool, now: float) -> Enrolled:
-    """Bring the list of jobs up to the plan.
+def enrol(
+    store: JobStore, outcomes: Iterable[PlannedItem | LeftOut], out: Path, *, overwrite: bool, now: float
+) -> Enrolled:
+    """Bring the list of jobs up to the plan, which is written down as it is made.
 
     Only while no worker is at work: what seems to run belongs to one that died with its batch, and goes back to the
     queue without blame. A job is done only if its files have the hashes on record; a failed one is queued again, a
     parked one stays. An output that exists and is not this job's own, or was made from another input or with other
     options, is replaced only with ``overwrite``; else the scan is refused.
     """
-    for worker in {job.worker for job in store.jobs(["running"]) if job.worker is not None}:
+    for worker in {entry.worker for entry in store.entries() if entry.worker is not None}:
         store.release(worker)
-    known = list(store.jobs())
-    book = _Book(
-        by_key={job.key: job for job in known},
-        by_output=_grouped((job.task["output"], job) for job in known if job.task),
-    )
-    whole = _whole(out, [job for p in planning.planned if p.key and (job := book.by_key.get(p.key))])
-    refused = [r for p in planning.planned if (r := _enter(p, book, out, whole, overwrite=overwrite)) is not None]
-    rows = [_row(left_out) for left_out in (*planning.left_out, *refused)]
-    mine = {p.item.name for p in planning.planned} | {row.name for row in rows}
-    stale = [job.id for job in known if not job.task and job.name in mine]
-    for job in book.replaced:
-        _remove_orphans(out, job, book.new)
-    store.forget([*stale, *(job.id for job in book.replaced)])
-    store.requeue(book.again)
-    store.add([*book.new, *rows], now)
-    keys = [p.key for p in planning.planned if p.key is not None and p.item.name not in {r.name for r in refused}]
-    return Enrolled((*keys, *(row.key for row in rows)), len(whole), len(book.again))
+    book = Book.of(store)
+    keys: set[str] = set()
+    left_out: list[LeftOut] = []
+    planned = whole = again = 0
+    room = Room()
+    for some in batched(outcomes, _AT_A_TIME):
+        refused = [row for row in some if isinstance(row, LeftOut)]
+        left_out += refused
+        items = [one for one in some if isinstance(one, PlannedItem)]
+        planned += len(items)
+        sound = _whole(out, [e for one in items if (e := book.by_key.get(one.key or "")) is not None])
+        changes = _Changes()
+        for one in items:
+            if one.key is None or one.task is None:
+                raise ValueError(f"{one.item.name} was planned without a key")
+            verdict = judge(one, book.by_key.get(one.key), book, out, overwrite=overwrite, sound=sound)
+            if verdict.refusal is not None:
+                refused.append(verdict.refusal)
+                continue
+            keys.add(one.key)
+            whole += verdict.fate == "whole"
+            again += verdict.fate == "again"
+            if verdict.fate in ("new", "again", "waiting"):
+                room += room_for(one, out)
+            changes.note(one.key, one, verdict)
+        rows = [_row(row) for row in refused]
+        keys.update(row.key for row in rows)
+        listed = [n for name in {one.item.name for one in items} | {r.name for r in refused} for n in book.listed(name)]
+        changes.write(store, out, rows, listed, now)
+    return Enrolled(frozenset(keys), planned, tuple(left_out), whole, again, room)
+
+
+class Book:
+    """The list of jobs as it was, by what scans are compared by."""
+
+    def __init__(self, entries: Iterable[Entry] = ()) -> None:
+        self.by_key: dict[str, Entry] = {}
+        self.by_output: dict[str, list[Entry]] = {}
+        self._listed: dict[str, list[int]] = {}
+        for entry in entries:
+            self.by_key[entry.key] = entry
+            if entry.output is None:
+                self._listed.setdefault(entry.name, []).append(entry.id)
+            else:
+                self.by_output.setdefault(entry.output, []).append(entry)
+
+    @classmethod
+    def of(cls, store: JobStore) -> Book:
+        """Of a list as it stands."""
+        return cls(store.entries())
+
+    def listed(self, name: str) -> Sequence[int]:
+        """Ids of the rows of this name that say why it was left out."""
+        return self._listed.get(name, ())
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """fate: ``waiting`` is queued already. entry: the job, where there is one. rivals: other jobs with its output."""
+
+    fate: Literal["new", "waiting", "again", "whole", "parked", "refused"]
+    entry: Entry | None = None
+    rivals: tuple[Entry, ...] = ()
+    refusal: LeftOut | None = None
+
+
+def judge(
+    one: PlannedItem, entry: Entry | None, book: Book, out: Path, *, overwrite: bool, sound: Container[int]
+) -> Verdict:
+    """What is to be done about a scan. entry: its job, where there is one. sound: ids of done jobs with whole files."""
+    rivals = tuple(e for e in book.by_output.get(one.item.output, ()) if entry is None or e.key != entry.key)
+    if entry is None and not overwrite:
+        there = next((p for p in output_files(out / one.item.output, one.request).values() if os.path.lexists(p)), None)
+        if there is not None:
+            made = any(rival.state == "done" for rival in rivals)
+            why = "was made from another input or with other options" if made else "exists, and is not of this batch"
+            reason = f"{display_name(there)} {why}; use --overwrite to replace it, or another --out"
+            return Verdict("refused", refusal=LeftOut(one.item.name, reason, PlanError.exit_code))
+    if entry is None:
+        return Verdict("new", None, rivals)
+    if entry.state == "done" and entry.id in sound:
+        return Verdict("whole", entry, rivals)
+    if entry.state in ("done", "failed"):
+        return Verdict("again", entry, rivals)
+    return Verdict("parked" if entry.state == "parked" else "waiting", entry, rivals)
 
 
 @dataclass
-class _Book:
-    """The list as it was, and what is to be changed in it. again: ids."""
+class _Changes:
+    """To be written into the list. again: ids. orphans: jobs that are replaced, with what replaces them."""
 
-    by_key: Mapping[str, Job]
-    by_output: Mapping[str, Sequence[Job]]
     new: list[NewJob] = field(default_factory=list)
     again: list[int] = field(default_factory=list)
-    replaced: list[Job] = field(default_factory=list)
+    replaced: list[Entry] = field(default_factory=list)
+    orphaned: list[Entry] = field(default_factory=list)
+
+    def note(self, key: str, one: PlannedItem, verdict: Verdict) -> None:
+        self.replaced += verdict.rivals
+        if verdict.entry is None and one.task is not None:
+            self.new.append(NewJob(key, one.item.name, one.task.to_json()))
+            self.orphaned += verdict.rivals
+        elif verdict.entry is not None and verdict.fate == "again":
+            self.again.append(verdict.entry.id)
+
+    def write(self, store: JobStore, out: Path, rows: Sequence[NewJob], listed: Sequence[int], now: float) -> None:
+        for entry in self.orphaned:
+            _remove_orphans(out, entry)
+        store.forget([*listed, *(entry.id for entry in self.replaced)])
+        store.requeue(self.again)
+        store.add([*self.new, *rows], now)
 
 
-def _enter(one: PlannedItem, book: _Book, out: Path, whole: frozenset[int], *, overwrite: bool) -> LeftOut | None:
-    """Note what is to be done about one item; the row that says why it is refused, or None."""
-    if one.key is None or one.task is None:
-        raise ValueError(f"{one.item.name} was planned without a key")
-    rivals = [job for job in book.by_output.get(one.item.output, ()) if job.key != one.key]
-    job = book.by_key.get(one.key)
-    if job is None and not overwrite:
-        made = any(rival.state == "done" for rival in rivals)
-        there = next((p for p in output_files(out / one.item.output, one.request).values() if os.path.lexists(p)), None)
-        if there is not None:
-            why = "was made from another input or with other options" if made else "exists, and is not of this batch"
-            reason = f"{display_name(there)} {why}; use --overwrite to replace it, or another --out"
-            return LeftOut(one.item.name, reason, PlanError.exit_code)
-    book.replaced += rivals
-    if job is None:
-        book.new.append(NewJob(one.key, one.item.name, one.task.to_json()))
-    elif job.state == "failed" or (job.state == "done" and job.id not in whole):
-        book.again.append(job.id)
-    return None
-
-
-def _grouped(pairs: Iterable[tuple[str, Job]]) -> dict[str, list[Job]]:
-    groups: dict[str, list[Job]] = {}
-    for key, job in pairs:
-        groups.setdefault(key, []).append(job)
-    return groups
-
-
-def _whole(out: Path, jobs: Sequence[Job]) -> frozenset[int]:
+def _whole(out: Path, entries: Sequence[Entry]) -> frozenset[int]:
     """Ids of the jobs that are done and whose files are all there, with the bytes that were recorded."""
-    done = [job for job in jobs if job.state == "done"]
+    done = [entry for entry in entries if entry.state == "done"]
     with ThreadPoolExecutor(THREADS) as pool:
-        sound = list(pool.map(lambda job: _matches(out, job), done))
-    return frozenset(job.id for job, ok in zip(done, sound, strict=True) if ok)
+        matching = list(pool.map(lambda entry: _matches(out, entry), done))
+    return frozenset(entry.id for entry, ok in zip(done, matching, strict=True) if ok)
 
 
-def _matches(out: Path, job: Job) -> bool:
-    files: Mapping[str, str] = (job.outcome or {}).get("files", {})
+def _matches(out: Path, entry: Entry) -> bool:
     try:
-        return bool(files) and all(sha256_of(out / name) == digest for name, digest in files.items())
+        return bool(entry.files) and all(sha256_of(out / name) == digest for name, digest in entry.files.items())
     except OSError:
         return False
 
@@ -122,18 +185,16 @@ def _row(left_out: LeftOut) -> NewJob:
     return NewJob(key, left_out.name, {}, "failed", left_out.reason, left_out.exit_code)
 
 
-def _remove_orphans(out: Path, job: Job, new: Sequence[NewJob]) -> None:
+def _remove_orphans(out: Path, entry: Entry) -> None:
     """Remove maps of a result that is replaced: beside the new one they would be taken for its own.
 
     The image and its sidecar are left for the new ones to replace, and so is what somebody has changed since.
     """
-    successor = next((n for n in new if n.task.get("output") == job.task["output"]), None)
-    if successor is None:
+    if entry.output is None:
         return
-    output = job.task["output"]
-    sidecar = output.removesuffix(".gz").removesuffix(".nii") + ".json"
-    for name, digest in ((job.outcome or {}).get("files", {})).items():
-        if name in (output, sidecar) or name.startswith(f"{output}/"):
+    sidecar = entry.output.removesuffix(".gz").removesuffix(".nii") + ".json"
+    for name, digest in entry.files.items():
+        if name in (entry.output, sidecar) or name.startswith(f"{entry.output}/"):
             continue
         with contextlib.suppress(OSError):
             if sha256_of(out / name) == digest:

@@ -20,6 +20,7 @@ from medsr.image.files import display_name
 from medsr.machine import available_disk
 from medsr.service.records import Added as Added
 from medsr.service.records import Counts as Counts
+from medsr.service.records import Entry as Entry
 from medsr.service.records import Job as Job
 from medsr.service.records import NewJob as NewJob
 from medsr.service.records import State as State
@@ -34,6 +35,11 @@ _COLUMNS = (
     "id, key, name, task, state, attempts, crashes, worker, lease_until, error, exit_code, outcome, created, started, "
     "finished"
 )
+_ENTRIES = """
+    SELECT id, key, name, state, worker, error, exit_code, json_extract(task, '$.output'),
+           json_extract(task, '$.input_sha256'), json_extract(task, '$.template_sha256'),
+           json_extract(outcome, '$.files')
+    FROM job ORDER BY id"""
 # Those tried before come last: a scan that kills its worker, or a full disk, then holds up as few others as can be.
 # One that was there when a worker died is never taken ahead: alone in its worker, it is known to be the cause or not.
 _NEXT = "SELECT id FROM job WHERE state = 'queued' ORDER BY attempts, id LIMIT 1"
@@ -197,6 +203,20 @@ class JobStore:
             for row in reader.execute(f"SELECT {_COLUMNS} FROM job {chosen} ORDER BY id", tuple(states)):
                 yield _job(row)
 
+    def sample(self, state: State, most: int) -> list[Job]:
+        """No more than ``most`` of the jobs in a state, spread evenly over all."""
+        with self._lock, self._faults():
+            rows = self._connection.execute("SELECT id FROM job WHERE state = ? ORDER BY id", (state,)).fetchall()
+            step = max(1, -(-len(rows) // most))
+            one = f"SELECT {_COLUMNS} FROM job WHERE id = ?"
+            return [_job(self._connection.execute(one, row).fetchone()) for row in rows[::step]]
+
+    def entries(self) -> Iterator[Entry]:
+        """All jobs as ``jobs``, without what takes room: of very many of them a memory holds that much."""
+        with self._faults(), contextlib.closing(self._connect()) as reader:
+            for row in reader.execute(_ENTRIES):
+                yield _entry(*row)
+
     def counts(self) -> Counts:
         """How many jobs are in each state."""
         with self._lock, self._faults():
@@ -258,6 +278,11 @@ def _job(row: tuple[Any, ...]) -> Job:
     number, key, name, task, state, attempts, crashes, worker, lease, error, code, outcome, *times = row
     known = None if outcome is None else json.loads(outcome)
     return Job(number, key, name, json.loads(task), state, attempts, crashes, worker, lease, error, code, known, *times)
+
+
+def _entry(*row: Any) -> Entry:
+    *plain, files = row
+    return Entry(*plain, json.loads(files or "{}"))  # type: ignore[call-arg]  # as many as _ENTRIES says
 
 
 def _in_words(error: sqlite3.Error, path: Path) -> str:

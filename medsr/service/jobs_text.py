@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ def job_rows(out: Path, *, failed: bool) -> Iterator[dict[str, Any]]:
     """The same as JSON values, as they stand in the manifest. Raises JobError."""
     for store in _stores(out):
         for job in store.jobs(FAILED if failed else ()):
-            yield asdict(Row.of(job))
+            yield Row.of(job).to_json()
 
 
 def retry_jobs(out: Path) -> Retried:

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -78,9 +78,12 @@ class Row:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Row:
         """From a line of the manifest."""
-        known = {field.name for field in fields(cls)}
-        given: dict[str, Any] = {name: value for name, value in values.items() if name in known}
+        given: dict[str, Any] = {name: value for name, value in values.items() if name in _FIELDS}
         return cls(**given | {"warnings": tuple(given["warnings"])})
+
+    def to_json(self) -> dict[str, Any]:
+        """A line of the manifest, as JSON values."""
+        return dict(vars(self))
 
     @property
     def total_seconds(self) -> float | None:
@@ -88,54 +91,55 @@ class Row:
         return sum(self.seconds.values()) if self.seconds else None
 
 
-def write_manifest(place: Place, store: JobStore) -> list[Row]:
-    """Write this part's rows, and the manifest and table of all parts that have been here. Returns all rows.
+_FIELDS = frozenset(field.name for field in fields(Row))
+
+
+def write_manifest(place: Place, store: JobStore) -> None:
+    """Write this part's rows, and the manifest and table of all parts that have been here; row by row, never all.
 
     All files appear whole or stay as they were. Raises JobError when they cannot be written.
     """
-    _write_lines(place.folder / MANIFEST, (Row.of(job) for job in store.jobs()))
-    with place.joining():
-        rows = list(_joined(place))
-        _write_lines(place.out / MANIFEST, rows)
-        with atomic_write(place.out / TABLE, overwrite=True) as stream:
-            stream.write(_table(rows).encode())
-    return rows
+    with atomic_write(place.folder / MANIFEST, overwrite=True) as stream:
+        for job in store.jobs():
+            stream.write(json.dumps(Row.of(job).to_json(), default=str).encode() + b"\n")
+    with place.joining(), atomic_write(place.out / TABLE, overwrite=True) as table:
+        table.write(_line(_COLUMNS))
+        with atomic_write(place.out / MANIFEST, overwrite=True) as stream:
+            for part in place.parts():
+                for text, row in _lines(part / MANIFEST):
+                    stream.write(text)
+                    table.write(_line(_cells(row)))
 
 
 def read_manifest(path: Path) -> Iterator[Row]:
     """The rows of a manifest. Raises JobError for what is none."""
+    return (row for _, row in _lines(path))
+
+
+def _lines(path: Path) -> Iterator[tuple[bytes, Row]]:
+    """Each line with what it says; nothing where there is no manifest yet."""
     try:
-        with path.open(encoding="utf-8") as stream:
-            for line in stream:
-                yield Row.from_json(json.loads(line))
+        with path.open("rb") as stream:
+            for text in stream:
+                yield text, Row.from_json(json.loads(text))
+    except FileNotFoundError:
+        return
     except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
         raise JobError(f"{display_name(path)} is damaged ({error!r}); remove it and run the batch again") from error
 
 
-def _joined(place: Place) -> Iterator[Row]:
-    for folder in place.parts():
-        if (folder / MANIFEST).is_file():
-            yield from read_manifest(folder / MANIFEST)
+def _cells(row: Row) -> Iterator[object]:
+    values = row.to_json() | {
+        "seconds": None if row.total_seconds is None else f"{row.total_seconds:.2f}",
+        "residual": None if row.residual is None else f"{row.residual:.4g}",
+    }
+    return (values[column] for column in _COLUMNS)
 
 
-def _write_lines(path: Path, rows: Iterable[Row]) -> None:
-    with atomic_write(path, overwrite=True) as stream:
-        for row in rows:
-            stream.write(json.dumps(asdict(row), ensure_ascii=True, default=str).encode() + b"\n")
-
-
-def _table(rows: Iterable[Row]) -> str:
+def _line(values: Iterable[object]) -> bytes:
     stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(_COLUMNS)
-    for row in rows:
-        values = {
-            **asdict(row),
-            "seconds": None if row.total_seconds is None else f"{row.total_seconds:.2f}",
-            "residual": None if row.residual is None else f"{row.residual:.4g}",
-        }
-        writer.writerow([_cell(values[column]) for column in _COLUMNS])
-    return stream.getvalue()
+    csv.writer(stream, lineterminator="\n").writerow(map(_cell, values))
+    return stream.getvalue().encode()
 
 
 def _cell(value: object) -> str:

@@ -9,8 +9,9 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from medsr.card import ModelCard, read_card
 from medsr.errors import InputError, MedsrError
@@ -28,16 +29,22 @@ if TYPE_CHECKING:
 
 THREADS = 4  # most of planning waits for the disk
 
+_AT_A_TIME = 256  # groups of items; their plans are in memory together
+
 Tell = Callable[[int], None]  # how many items have been looked at
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
 class PlannedItem:
-    """key: the same for the same input, plan and name; None where the files were not hashed. task: likewise."""
+    """key: the same for the same input, plan and name; None where the files were not hashed. task: likewise. volumes:
+    that the output will hold.
+    """
 
     item: Item
     request: Request
     plan: Plan
+    volumes: int = 1
     key: str | None = None
     task: Task | None = None
 
@@ -51,27 +58,43 @@ class Planning:
 
 
 def plan_items(found: Found, request: Request, *, hashed: bool, tell: Tell | None = None) -> Planning:
-    """Plan every item; an item that cannot be planned is one row of ``left_out``.
+    """``plan_each``, all at once."""
+    planned: list[PlannedItem] = []
+    left_out: list[LeftOut] = []
+    for outcome in plan_each(found, request, hashed=hashed, tell=tell):
+        if isinstance(outcome, PlannedItem):
+            planned.append(outcome)
+        else:
+            left_out.append(outcome)
+    return Planning(tuple(planned), tuple(left_out))
+
+
+def plan_each(
+    found: Found, request: Request, *, hashed: bool, tell: Tell | None = None
+) -> Iterator[PlannedItem | LeftOut]:
+    """Plan every item, few at a time; one that cannot be planned is a ``LeftOut``, after those that were none before.
 
     hashed: also read all bytes of the scans, for keys and tasks. A NIfTI file in a folder that is no MR or CT image by
     its header (a label map) is left out with exit code 0; one that the user named is refused, or taken for what
-    ``modality`` says.
-    Raises ModelError when the model cannot be read.
+    ``modality`` says. Raises ModelError when the model cannot be read.
     """
     known = _Known(request.model, hashed=hashed)
-    groups = list(_by_folder(found.items))
-    planned: list[PlannedItem] = []
-    left_out = list(found.left_out)
+    yield from found.left_out
+    looked_at = 0
     with ThreadPoolExecutor(THREADS) as pool:
-        for outcomes in pool.map(lambda group: list(_plan_group(group, request, known, hashed=hashed)), groups):
-            for outcome in outcomes:
-                if isinstance(outcome, PlannedItem):
-                    planned.append(outcome)
-                else:
-                    left_out.append(outcome)
-            if tell is not None:
-                tell(len(planned) + len(left_out) - len(found.left_out))
-    return Planning(tuple(planned), tuple(left_out))
+        for groups in batched(_by_folder(found.items), _AT_A_TIME):
+            for outcomes in pool.map(lambda group: list(_plan_group(group, request, known, hashed=hashed)), groups):
+                yield from outcomes
+                looked_at += len(outcomes)
+                if tell is not None:
+                    tell(looked_at)
+
+
+def batched(things: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Lists of so many things, the last one of what is left."""
+    iterator = iter(things)
+    while some := list(islice(iterator, size)):
+        yield some
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,9 +211,10 @@ def _plan_one(
     template = known.template(request)
     if is_series(Path(item.output)):
         _check_tags(plan, header if template is None else template.header)
+    volumes = header.volumes if request.volume == "all" else 1
     if not hashed:
-        return PlannedItem(item, request, plan)
+        return PlannedItem(item, request, plan, volumes)
     digest, of_template = hash_of(files_of(header, request)), None if template is None else template.sha256
     values = plan.to_json()
     task = Task(item.path, item.output, request, values, digest, item.notes, of_template)
-    return PlannedItem(item, request, plan, job_key(item.name, digest, values, request, of_template), task)
+    return PlannedItem(item, request, plan, volumes, job_key(item.name, digest, values, request, of_template), task)

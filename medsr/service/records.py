@@ -51,6 +51,25 @@ class Job:
     finished: float | None
 
 
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A job in short, as it stood. output and hashes: as in its task; None for what is only listed. files: SHA-256 by
+    path, of its outcome.
+    """
+
+    id: int
+    key: str
+    name: str
+    state: State
+    worker: str | None
+    error: str | None
+    exit_code: int | None
+    output: str | None
+    input_sha256: str | None
+    template_sha256: str | None
+    files: Mapping[str, str]
+
+
 @dataclass(frozen=True)
 class Added:
     """How many jobs were new, and how many were known by their keys and left as they were."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,12 +13,12 @@ from medsr.errors import MedsrError
 from medsr.image.files import atomic_write
 from medsr.image.render import display_window, oriented_slice
 from medsr.image.scan import read
-from medsr.image.volume import Modality, Volume
+from medsr.image.volume import Volume, given_modality
 from medsr.page.markup import Column, Html, breakable, join, paragraph, table, tag
 from medsr.page.shell import HONESTY, MADE, facts, limits, navigation, page, section, warning
 from medsr.page.viewer import still
 from medsr.service.jobs import Job, JobStore
-from medsr.service.manifest import MANIFEST, TABLE, Row
+from medsr.service.manifest import MANIFEST, TABLE, Row, read_manifest
 from medsr.service.place import Place
 from medsr.service.tasks import Task
 
@@ -28,28 +29,30 @@ _WORDS = {"done": "done", "failed": "failed", "parked": "parked", "skipped": "le
           "running": "running"}  # fmt: skip
 
 
-def write_summary(place: Place, store: JobStore, rows: Sequence[Row]) -> None:
-    """Write the page. rows: of all parts, as ``write_manifest`` gave them. store: of this part, for the pictures."""
+def write_summary(place: Place, store: JobStore, *, pictures: bool = True) -> None:
+    """Write the page, of all parts, from the manifest. store: of this part, for the pictures, where they are wanted."""
+    looks = _looks(place.out, store) if pictures else ()
     with atomic_write(place.out / PAGE, overwrite=True) as stream:
-        stream.write(summary_page(rows, _looks(place.out, store)).encode())
+        stream.write(summary_page(read_manifest(place.out / MANIFEST), looks).encode())
 
 
-def summary_page(rows: Sequence[Row], looks: Iterable[Look]) -> Html:
-    """The page of a batch."""
-    trouble = [row for row in rows if row.state in ("failed", "parked")]
-    left_out = [row for row in rows if row.state == "skipped"]
+def summary_page(rows: Iterable[Row], looks: Iterable[Look]) -> Html:
+    """The page of a batch. rows: are gone through once, and few of them kept."""
+    sums = _Sums()
+    for row in rows:
+        sums.add(row)
     pictures = list(looks)
     sections = [
-        ("pace", "Pace", _pace(rows), bool(_done(rows))),
-        ("failures", "What failed, by reason", _failures(trouble), bool(trouble)),
-        ("left-out", "What was left out", _reasons(left_out), bool(left_out)),
+        ("pace", "Pace", _pace(sums), bool(sums.starts)),
+        ("failures", "What failed, by reason", _failures(sums), bool(sums.trouble.count)),
+        ("left-out", "What was left out", _reasons(sums.left_out), bool(sums.left_out.count)),
         ("look", "Look", _pictures(pictures), bool(pictures)),
-        ("scans", "Scans", _scans(rows), True),
+        ("scans", "Scans", _scans(sums.all), True),
     ]
     shown = [(identity, title, content) for identity, title, content, there in sections if there]
     header = [
-        tag("p", {"class": "answer"}, in_words(rows)),
-        warning(f"No result: {len(trouble)} of {len(rows)}.") if trouble else "",
+        tag("p", {"class": "answer"}, _counted(sums.states)),
+        warning(f"No result: {sums.trouble.count} of {sums.all.count}.") if sums.trouble.count else "",
         navigation([(identity, title) for identity, title, _ in shown] + [("limits", "Limits")]),
     ]
     body = [section(title, identity, content) for identity, title, content in shown]
@@ -59,7 +62,10 @@ def summary_page(rows: Sequence[Row], looks: Iterable[Look]) -> Html:
 
 def in_words(rows: Iterable[Row]) -> str:
     """``12 scans: 10 done, 1 failed, 1 left out``."""
-    count = Counter(row.state for row in rows)
+    return _counted(Counter(row.state for row in rows))
+
+
+def _counted(count: Counter[str]) -> str:
     parts = [f"{count[state]} {word}" for state, word in _WORDS.items() if count[state]]
     total = count.total()
     return f"{total} {'scan' if total == 1 else 'scans'}: {', '.join(parts)}" if parts else "no scans"
@@ -68,38 +74,82 @@ def in_words(rows: Iterable[Row]) -> str:
 # --- figures ---------------------------------------------------------------------------------------------------------
 
 
-def _done(rows: Iterable[Row]) -> list[Row]:
-    return [row for row in rows if row.state == "done" and row.started is not None and row.finished is not None]
+@dataclass
+class _Rows:
+    """How many there are, and the first of them, for a table."""
+
+    count: int = 0
+    first: list[Row] = field(default_factory=list)
+
+    def add(self, row: Row) -> None:
+        self.count += 1
+        if len(self.first) < MOST_ROWS:
+            self.first.append(row)
+
+
+@dataclass
+class _Sums:
+    """What the page says of all rows. reasons: exit code and text. starts, stops: of the scans that are done."""
+
+    states: Counter[str] = field(default_factory=Counter)
+    reasons: Counter[tuple[int | None, str]] = field(default_factory=Counter)
+    all: _Rows = field(default_factory=_Rows)
+    trouble: _Rows = field(default_factory=_Rows)
+    left_out: _Rows = field(default_factory=_Rows)
+    starts: array[float] = field(default_factory=lambda: array("d"))
+    stops: array[float] = field(default_factory=lambda: array("d"))
+    stages: dict[str, float] = field(default_factory=dict)
+    residual: float | None = None
+    again: int = 0
+
+    def add(self, row: Row) -> None:
+        self.states[row.state] += 1
+        self.all.add(row)
+        if row.state in ("failed", "parked"):
+            self.trouble.add(row)
+            self.reasons[row.exit_code, _reason(row)] += 1
+        elif row.state == "skipped":
+            self.left_out.add(row)
+        elif row.state == "done" and row.started is not None and row.finished is not None:
+            self.starts.append(row.started)
+            self.stops.append(row.finished)
+            self.again += row.attempts > 1
+            for stage, seconds in row.seconds.items():
+                self.stages[stage] = self.stages.get(stage, 0.0) + seconds
+            if row.residual is not None:
+                self.residual = max(row.residual, self.residual or 0.0)
 
 
 def busy_seconds(rows: Iterable[Row]) -> float:
     """Time in which at least one scan was being worked on: pauses between runs do not count."""
+    sums = _Sums()
+    for row in rows:
+        sums.add(row)
+    return _busy(sums)
+
+
+def _busy(sums: _Sums) -> float:
     total, end = 0.0, float("-inf")
-    for start, stop in sorted((row.started or 0.0, row.finished or 0.0) for row in _done(rows)):
+    for start, stop in sorted(zip(sums.starts, sums.stops, strict=True)):
         total += max(0.0, stop - max(start, end))
         end = max(end, stop)
     return total
 
 
-def _pace(rows: Sequence[Row]) -> Html:
-    done = _done(rows)
+def _pace(sums: _Sums) -> Html:
+    done = len(sums.starts)
     if not done:
         return Html("")
-    busy = busy_seconds(done)
-    stages: dict[str, float] = {}
-    for row in done:
-        for stage, seconds in row.seconds.items():
-            stages[stage] = stages.get(stage, 0.0) + seconds
-    residuals = [row.residual for row in done if row.residual is not None]
+    busy = _busy(sums)
     pairs: list[tuple[str, object]] = [
-        ("Finished", _moment(max(row.finished or 0.0 for row in done))),
+        ("Finished", _moment(max(sums.stops))),
         ("At work", f"{busy:.0f} s, without pauses between runs"),
-        ("Throughput", f"{_rate(3600 * len(done) / busy)} scans an hour" if busy > 0 else "not measured"),
-        ("Seconds of a scan", ", ".join(f"{name} {s / len(done):.2f}" for name, s in stages.items()) + " (means)"),
-        ("Scans tried more than once", str(sum(row.attempts > 1 for row in done))),
+        ("Throughput", f"{_rate(3600 * done / busy)} scans an hour" if busy > 0 else "not measured"),
+        ("Seconds of a scan", ", ".join(f"{name} {s / done:.2f}" for name, s in sums.stages.items()) + " (means)"),
+        ("Scans tried more than once", str(sums.again)),
     ]
-    if residuals:
-        pairs.append(("Largest residual", f"{max(residuals):.2g} of a scan's standard deviation"))
+    if sums.residual is not None:
+        pairs.append(("Largest residual", f"{sums.residual:.2g} of a scan's standard deviation"))
     return facts(pairs)
 
 
@@ -122,30 +172,30 @@ def _reason(row: Row) -> str:
     return text
 
 
-def _failures(rows: Sequence[Row]) -> Html:
-    how_many = Counter((row.exit_code, _reason(row)) for row in rows)
+def _failures(sums: _Sums) -> Html:
+    reasons = sums.reasons.most_common(MOST_ROWS)
     counted = table(
         "Reasons, the most frequent first. Exit codes are those of the command line.",
         (Column("Scans"), Column("Exit code"), Column("Reason", number=False)),
-        [(str(n), "" if code is None else str(code), reason) for (code, reason), n in how_many.most_common(MOST_ROWS)],
+        [(str(n), "" if code is None else str(code), reason) for (code, reason), n in reasons],
     )
     named = table(
-        _caption("Every scan without a result.", rows),
+        _caption("Every scan without a result.", sums.trouble),
         (Column("Scan", number=False), Column("State", number=False), Column("Attempts"), Column("Why", number=False)),
-        [(breakable(r.name), _WORDS[r.state], str(r.attempts), r.error or "") for r in rows[:MOST_ROWS]],
+        [(breakable(r.name), _WORDS[r.state], str(r.attempts), r.error or "") for r in sums.trouble.first],
     )
     return join((counted, named))
 
 
-def _reasons(rows: Sequence[Row]) -> Html:
+def _reasons(rows: _Rows) -> Html:
     return table(
         _caption("What lies among the inputs and is no scan to upscale.", rows),
         (Column("What", number=False), Column("Why", number=False)),
-        [(breakable(row.name), row.error or "") for row in rows[:MOST_ROWS]],
+        [(breakable(row.name), row.error or "") for row in rows.first],
     )
 
 
-def _scans(rows: Sequence[Row]) -> Html:
+def _scans(rows: _Rows) -> Html:
     columns = (
         Column("Scan", number=False), Column("State", number=False), Column("Result", number=False), Column("Seconds"),
         Column("Residual", note="how far the result, scanned again, is from the scan, in its standard deviations"),
@@ -158,13 +208,13 @@ def _scans(rows: Sequence[Row]) -> Html:
             "" if row.total_seconds is None else f"{row.total_seconds:.1f}",
             "" if row.residual is None else f"{row.residual:.2g}",
         )
-        for row in rows[:MOST_ROWS]
+        for row in rows.first
     ]
     return table(_caption("In the order in which they were planned.", rows), columns, cells)
 
 
-def _caption(text: str, rows: Sequence[Row]) -> str:
-    return text if len(rows) <= MOST_ROWS else f"{text} The first {MOST_ROWS} of {len(rows)}; {MANIFEST} has all."
+def _caption(text: str, rows: _Rows) -> str:
+    return text if rows.count <= MOST_ROWS else f"{text} The first {MOST_ROWS} of {rows.count}; {MANIFEST} has all."
 
 
 # --- pictures --------------------------------------------------------------------------------------------------------
@@ -182,17 +232,14 @@ class Look:
 
 def _looks(out: Path, store: JobStore) -> Iterator[Look]:
     """Some of the scans that are done, spread evenly over all."""
-    count = store.counts().done
-    step = max(1, -(-count // MOST_PICTURES))
-    for number, job in enumerate(store.jobs(["done"])):
-        if number % step == 0:
-            yield _look(out, job)
+    for job in store.sample("done", MOST_PICTURES):
+        yield _look(out, job)
 
 
 def _look(out: Path, job: Job) -> Look:
     task = Task.from_json(job.task)
     request = task.request
-    modality: Modality | None = None if request.modality == "auto" else "CT" if request.modality == "ct" else "MR"
+    modality = given_modality(request.modality)
     index = request.volume if isinstance(request.volume, int) else 0
     several = request.volume == "all"
     try:

@@ -17,11 +17,12 @@ def test_plan_for_people_and_programs(tmp_path: Path, tiny_model: Path) -> None:
     (tmp_path / "in/bad.nii.gz").write_bytes(b"no scan")
     planning = plan_batch([tmp_path / "in"], Request(model=str(tiny_model)), BatchRequest(tmp_path / "out"))
     lines = plan_table(planning).splitlines()
-    assert len(lines) == 5
+    assert len(lines) == 6
     assert "sub-0/t1_T1w.nii.gz" in lines[1]
     assert "10 x 9 x 5 -> 20 x 18 x 5" in lines[1]
     assert lines[3].startswith("bad.nii.gz  refused (3): ")
     assert lines[4].startswith("3 to do, 1 refused, 0 left out; about 1 min")
+    assert lines[5].startswith("disk: the results need up to 3.0 MB, ")
     values = json.loads(json.dumps(plan_json(planning)))
     assert [scan["plan"]["target"]["shape"] for scan in values["scans"]] == [[20, 18, 5]] * 3
     assert [(row["name"], row["exit_code"]) for row in values["left_out"]] == [("bad.nii.gz", 3)]
