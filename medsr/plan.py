@@ -144,6 +144,20 @@ def make_plan(
     return plan
 
 
+def check_tags(plan: Plan, tags: Header) -> None:
+    """Refuse a DICOM series that cannot carry the tags of the one that ``tags`` is the header of; reads no voxel.
+
+    Raises InputError for a series of another place or modality, PlanError for maps whose extra is not installed.
+    """
+    from medsr.image.dicom_place import check_template
+
+    check_template(plan.target, plan.modality, tags)
+    if plan.request.uncertainty or plan.request.detail_map:
+        from medsr.image.dicom_map import check_extra
+
+        check_extra()
+
+
 def _check_volumes(header: Header, request: Request) -> None:
     if request.volume is None and header.volumes > 1:
         raise InputError(

@@ -14,7 +14,7 @@ from medsr.image.header import Header, header_of
 from medsr.image.scan import Scan, inspect, read_scan, read_scans
 from medsr.image.volume import Volume, given_modality
 from medsr.outputs import default_output, is_series
-from medsr.plan import Plan, make_plan
+from medsr.plan import Plan, check_tags, make_plan
 from medsr.publish import Clock, Processed, Upscaled, publish
 from medsr.request import SAME_SPACING, Consistency, Request, SamplerName
 
@@ -69,11 +69,7 @@ def plan_file(
     card = card or read_card(request.model)
     output = output or default_output(path, series=header.format == "dicom" or request.dicom_template is not None)
     plan = make_plan(header, request, card, output, overwrite=overwrite)
-    template: Header | None = None
-    if request.dicom_template is not None:
-        template = inspect(
-            request.dicom_template, series=request.series, deskew=request.deskew, fill_gaps=request.fill_gaps
-        )
+    template = _template(request)
     _tags(header, plan, template)
     return Planned(header, card, plan, output, template)
 
@@ -245,21 +241,25 @@ def _inspected(path: Path, request: Request) -> Header:
     )
 
 
+def _template(request: Request) -> Header | None:
+    if request.dicom_template is None:
+        return None
+    from medsr.image import dicom_read
+
+    return dicom_read.inspect(
+        request.dicom_template, series=request.series, deskew=request.deskew, fill_gaps=request.fill_gaps
+    )
+
+
 def _tags(header: Header, plan: Plan, template: Header | None) -> Header | None:
     """The DICOM series whose tags the output carries: the template, or the input; None for a NIfTI output.
 
-    Raises InputError where it cannot carry them: a template of another scan, a source that is neither MR nor CT.
+    Raises InputError and PlanError as ``check_tags``.
     """
     if plan.output is None or not is_series(plan.output):
         return None
-    from medsr.image.dicom_place import check_template
-
     tags = template or header
-    check_template(plan.target, plan.modality, tags)
-    if plan.request.uncertainty or plan.request.detail_map:
-        from medsr.image.dicom_map import check_extra
-
-        check_extra()
+    check_tags(plan, tags)
     return tags
 
 

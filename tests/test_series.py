@@ -17,7 +17,7 @@ from medsr.errors import ConfigError, InputError, PlanError
 from medsr.image.dicom_kinds import MARK
 from medsr.plan import Request
 from medsr.protocols import degrade_file
-from medsr.run import upscale_file
+from medsr.run import plan_file, upscale_file
 from tests.image.dicom_phantom import Phantom, save
 
 
@@ -160,9 +160,12 @@ def test_a_template_of_another_scan(series: Path, tmp_path: Path, tiny_model: Pa
     elsewhere = save(tmp_path / "elsewhere", phantom(origin=(200.0, 0.0, 0.0)).classic())
     mr = save(tmp_path / "mr", phantom("MR").classic())
     before = contents(tmp_path)
-    for template in (turned, elsewhere, mr):
+    for template in (turned, elsewhere, mr, scan):  # the last is no DICOM
+        asked = request(tiny_model, dicom_template=template)
         with pytest.raises(InputError):
-            upscale_file(scan, None, request(tiny_model, dicom_template=template))
+            plan_file(scan, None, asked)
+        with pytest.raises(InputError):
+            upscale_file(scan, None, asked)
     assert contents(tmp_path) == before
 
 
