@@ -139,7 +139,7 @@ SERIES = Module(
     new={
         "Modality": "CT or MR",
         "SeriesInstanceUID": "from the source's UIDs, the model, its parameters and the pixel data: see below",
-        "SeriesNumber": "the source's number x 100 + 1; 9901 where that is no number; --series-number",
+        "SeriesNumber": "the source's x 100 + 1, and 10 more for each further part of it; 9901 where it has none",
         "SeriesDescription": 'the source\'s, or --series-description, ending in "AI SR, not acquired"',
         "SeriesDate": "when the run began",
         "SeriesTime": "when the run began",

@@ -43,7 +43,8 @@ class Derivation:
     model: name and version, for people. parameters: JSON values; with the model and the pixels they make the UIDs.
     description: one sentence for DerivationDescription. software: version of medsr. created: time of series, content
     and instances, which is no part of the UIDs. series_description: default the source's; both get the mark.
-    series_number: default the source's x 100 + 1. burn_in: draw a mark into every slice.
+    series_number: default the source's x 100 + 1,
+    and 10 more for each further part of it. burn_in: draw a mark into every slice.
     """
 
     model: str
@@ -84,13 +85,16 @@ def marked_description(source: str, derivation: Derivation) -> str:
     return f"{text[:room].rstrip()} - {MARK}" if text else MARK
 
 
-def number_of(source: int | None, derivation: Derivation) -> int:
-    """SeriesNumber of a derived series."""
+def number_of(source: int | None, derivation: Derivation, part: int | None = None) -> int:
+    """SeriesNumber of a derived series. part: of the source series, from 1, where it falls into several.
+
+    Parts are ten apart, so that the maps of each have numbers of their own; from the eleventh on they begin again.
+    """
     if derivation.series_number is not None:
         if not 0 <= derivation.series_number <= _LAST_NUMBER:
             raise ConfigError(f"a series number of {derivation.series_number}; expected 0 to {_LAST_NUMBER}")
         return derivation.series_number
-    number = 0 if source is None or source <= 0 else source * 100 + 1
+    number = 0 if source is None or source <= 0 else source * 100 + 1 + 10 * (((part or 1) - 1) % 10)
     return number if 0 < number <= _LAST_NUMBER else _NUMBER_WITHOUT_SOURCE
 
 

@@ -11,7 +11,7 @@ from medsr.errors import InputError
 from medsr.image.dicom_files import Source, is_dicom, looks_headless, one_line, sources_in, sources_of_directory
 from medsr.image.dicom_frames import WANTED
 from medsr.image.dicom_kinds import DIRECTORY, is_result
-from medsr.image.dicom_series import Series, series_of
+from medsr.image.dicom_series import MAY_BE_SLICE, Series, series_of
 from medsr.image.dicom_tags import Head, damage_refused, quiet, read_head
 from medsr.image.files import display_name
 
@@ -125,7 +125,7 @@ def _marked(series: Series, damaged: Sequence[tuple[str, str]], missing: Sequenc
     if not beside or series.fault is not None:
         return series
     more = f" (and {len(beside) - 1} more files)" if len(beside) > 1 else ""
-    return replace(series, fault=f"{beside[0]}{more}; it may be a slice of this series: replace it, or take it away")
+    return replace(series, fault=f"{beside[0]}{more}; {MAY_BE_SLICE}")
 
 
 def _listed(series: Series) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from medsr.errors import InputError
 from medsr.image.dicom_groups import Groups
 from medsr.image.dicom_keys import KEYWORDS, PRIVATE, keys_of
-from medsr.image.dicom_kinds import Kind, NotAnImage, is_enhanced, kind_of
+from medsr.image.dicom_kinds import Kind, NotAnImage, WithoutPlace, is_enhanced, kind_of
 from medsr.image.dicom_layout import Layout, layout_of, padding_of
 from medsr.image.dicom_mosaic import Mosaic, mosaic_of
 from medsr.image.dicom_tags import Head, Tags, tag_of, uid_name
@@ -119,7 +119,7 @@ def _frame(
             )
             if value is None
         ]
-        raise NotAnImage(f"an image without place in the patient (no {', '.join(lacks)})")
+        raise WithoutPlace(f"an image without place in the patient (no {', '.join(lacks)})")
     _check_place(head.name, position, orientation, spacing)
     slope, inter = _scaling(head, kind, place)
     return Frame(

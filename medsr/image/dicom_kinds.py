@@ -48,6 +48,10 @@ class NotAnImage(Exception):  # noqa: N818  # not an error: the file is in order
     """A DICOM file that is in order, and no scalar image of a place in the patient; the text says what it is."""
 
 
+class WithoutPlace(NotAnImage):
+    """An image that does not say where in the patient it lies."""
+
+
 def is_result(tags: Tags) -> bool:
     """True for what medsr has written."""
     return tags.text("Manufacturer").lower() == "medsr" or tags.text("SeriesDescription").endswith(MARK)

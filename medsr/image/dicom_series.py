@@ -12,7 +12,7 @@ from medsr.errors import InputError
 from medsr.image.dicom_apart import NUMBER, Placed, placed, split
 from medsr.image.dicom_files import one_line
 from medsr.image.dicom_frames import Frame, frames_of
-from medsr.image.dicom_kinds import NotAnImage
+from medsr.image.dicom_kinds import NotAnImage, WithoutPlace
 from medsr.image.dicom_tags import Head, Tags
 
 _SAME_DIRECTION = 1e-3  # of a unit vector's components
@@ -22,9 +22,10 @@ _BY_NUMBER = (
     "several images of each place are told apart by nothing but the order of their instance numbers; look at which is "
     "which"
 )
+MAY_BE_SLICE = "it may be a slice of this series: replace it, or take it away"
 _MIXED = "slices name different frames of reference, as a faulty anonymiser leaves them; they are taken for one"
 
-Volume = tuple[Frame, ...]
+Slices = tuple[Frame, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +46,7 @@ class Series:
     modality: str
     heads: tuple[Head, ...] = field(repr=False)
     part: int | None = None
-    volumes: tuple[Volume, ...] = field(default=(), repr=False)
+    volumes: tuple[Slices, ...] = field(default=(), repr=False)
     twins: tuple[tuple[Frame, Frame], ...] = field(default=(), repr=False)
     told_by: tuple[str, ...] = ()
     fault: str | None = None
@@ -76,10 +77,11 @@ class Series:
 
 def series_of(path: Path, heads: Iterable[Head]) -> list[Series]:
     """Group files by series, and the frames of each series into parts that share a grid."""
-    by_uid: dict[tuple[str, str], list[Head]] = {}
+    by_uid: dict[tuple[str, str, str], list[Head]] = {}
     for head in heads:
         study, uid = head.tags.text("StudyInstanceUID"), head.tags.text("SeriesInstanceUID")
-        by_uid.setdefault((study, uid), []).append(head)
+        unnamed = head.tags.text("SeriesNumber") if not uid else ""  # all that is left to tell series apart
+        by_uid.setdefault((study, uid, unnamed), []).append(head)
     found = [part for members in by_uid.values() for part in _parts(path, members)]
     return sorted(found, key=lambda s: (s.study, s.number is None, s.number or 0, s.uid, s.part or 0))
 
@@ -89,10 +91,12 @@ def _parts(path: Path, heads: Sequence[Head]) -> list[Series]:
     faults: list[str] = []
     left_out: dict[str, int] = {}
     frames: list[Frame] = []
+    placeless: list[tuple[Head, WithoutPlace]] = []
     for head in heads:
         try:
             frames += frames_of(head)
         except NotAnImage as reason:
+            placeless += [(head, reason)] if isinstance(reason, WithoutPlace) else []
             left_out[str(reason)] = left_out.get(str(reason), 0) + 1
         except InputError as error:
             faults.append(str(error))
@@ -100,23 +104,31 @@ def _parts(path: Path, heads: Sequence[Head]) -> list[Series]:
         path,
         tags.text("SeriesInstanceUID"),
         tags.text("StudyInstanceUID"),
-        _whole(tags),
+        _series_number(tags),
         tags.text("SeriesDescription"),
         tags.text("Modality").upper(),
         tuple(heads),
     )
+    faults += [f"{head.name} is {reason}; {MAY_BE_SLICE}" for head, reason in placeless if _is_like(head, frames)]
     if faults:
         more = f" (and {len(faults) - 1} more of its files)" if len(faults) > 1 else ""
         return [replace(series, fault=faults[0] + more)]
     if not frames:
-        reasons = ", ".join(f"{_count(n)} {what}" for what, n in left_out.items())
+        reasons = ", ".join(f"{_files(n)}, {what}" for what, n in left_out.items())
         return [replace(series, fault=reasons, no_image=True)]
-    warnings = tuple(f"left out of the series: {_count(n)} {what}" for what, n in left_out.items())
+    warnings = tuple(f"left out of the series: {_files(n)}, {what}" for what, n in left_out.items())
     parts = _stacked(replace(series, warnings=warnings), frames)
     return [replace(part, part=k + 1) for k, part in enumerate(parts)] if len(parts) > 1 else parts
 
 
-def _whole(tags: Tags) -> int | None:
+def _is_like(head: Head, frames: Sequence[Frame]) -> bool:
+    """True for an original image of the kind and size of the frames."""
+    size = head.sop_class, head.tags.integer("Rows"), head.tags.integer("Columns")
+    original = head.tags.words("ImageType")[:1] != ("DERIVED",)
+    return original and size in {(frame.head.sop_class, frame.rows, frame.columns) for frame in frames}
+
+
+def _series_number(tags: Tags) -> int | None:
     """The number of a series; None where it is none, which does not keep the series from being read."""
     try:
         return tags.integer("SeriesNumber")
@@ -124,8 +136,8 @@ def _whole(tags: Tags) -> int | None:
         return None
 
 
-def _count(number: int) -> str:
-    return "1 file," if number == 1 else f"{number} files,"
+def _files(number: int) -> str:
+    return "1 file" if number == 1 else f"{number} files"
 
 
 def _stacked(series: Series, frames: Sequence[Frame]) -> list[Series]:

@@ -13,6 +13,7 @@ from medsr.errors import InputError
 from medsr.image.dicom_attributes import Level, modules_of
 from medsr.image.dicom_classic import as_classic, is_flat
 from medsr.image.dicom_copy import Copier
+from medsr.image.dicom_files import one_line
 from medsr.image.dicom_frames import Frame
 from medsr.image.dicom_inspect import Stack
 from medsr.image.dicom_tags import Tags, tag_of
@@ -185,9 +186,10 @@ def sources_of(stack: Stack, volumes: Sequence[int]) -> list[Source]:
         datasets = dict(zip(heads, stack.datasets(number), strict=True))
         found.append(Source(frames, datasets, stack.deskewed, copier, number + 1 if timed else None))
     first = found[0]
-    if not first.tags(0).text("StudyInstanceUID"):
+    stated, name = first.tags(0).text("StudyInstanceUID"), first.frames[0].head.name
+    if copier.element(first.dataset(0), "StudyInstanceUID", name) is None:
+        what = f"has the StudyInstanceUID {one_line(stated)!r}, which is none" if stated else "has no StudyInstanceUID"
         raise InputError(
-            f"{first.frames[0].head.name} has no StudyInstanceUID, so a series made from it would belong to no study; "
-            "write NIfTI (-o NAME.nii.gz)"
+            f"{name} {what}, so a series made from it would belong to no study; write NIfTI (-o NAME.nii.gz)"
         )
     return found

@@ -111,7 +111,7 @@ def _prepared(volumes: Sequence[Volume], source: Header, derivation: Derivation)
     same = abs(step - source.geometry.spacing[2]) <= _SAME_STEP * step
     recipe = Recipe(
         uid="",
-        number=number_of(stack.series.number, derivation),
+        number=number_of(stack.series.number, derivation, stack.series.part),
         description=marked_description(stack.series.description, derivation),
         derivation=derivation,
         modality=volumes[0].modality,

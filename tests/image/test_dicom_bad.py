@@ -217,6 +217,22 @@ class TestSlices:
         np.testing.assert_array_equal(scan.volume.array, Phantom().values)
         assert scan.volume.provenance.steps[0]["dropped_duplicates"] == 1
 
+    @pytest.mark.parametrize("k", [0, 3, 6])
+    def test_slice_without_a_place(self, tmp_path: Path, k: int) -> None:
+        """At an end nothing else would tell that it is missing."""
+        slices = Phantom().classic()
+        del slices[k].ImagePositionPatient
+        line = refusal(save(tmp_path, slices))
+        assert f"IM{k + 1}.dcm is an image without place in the patient (no ImagePositionPatient); it may be a" in line
+
+    def test_report_page_without_a_place(self, tmp_path: Path) -> None:
+        page = Phantom().classic()[0]
+        page.ImageType, page.SOPInstanceUID = ["DERIVED", "SECONDARY", "OTHER"], Phantom().uid(9)
+        del page.ImagePositionPatient
+        header = inspect(save(tmp_path, [*Phantom().classic(), page]))
+        assert any("left out of the series: 1 file, an image without place" in w for w in header.warnings)
+        np.testing.assert_array_equal(read(header).array, Phantom().values)
+
     def test_two_images_of_one_place(self, tmp_path: Path) -> None:
         other = Phantom().classic()[2]
         other.PixelData = Phantom().classic()[3].PixelData

@@ -349,6 +349,12 @@ def test_number(source: int | None, own: int | None, expected: int) -> None:
     assert number_of(source, replace(DERIVATION, series_number=own)) == expected
 
 
+@pytest.mark.parametrize(("part", "expected"), [(None, 401), (1, 401), (2, 411), (10, 491), (11, 401)])
+def test_number_of_a_part(part: int | None, expected: int) -> None:
+    """Parts of one series become several series of one study, each with room for its maps."""
+    assert number_of(4, DERIVATION, part) == expected
+
+
 def test_number_beyond_the_standard() -> None:
     with pytest.raises(ConfigError, match="series number"):
         number_of(1, replace(DERIVATION, series_number=1 << 31))

@@ -541,9 +541,14 @@ def test_source_that_is_no_ct_or_mr(tmp_path: Path) -> None:
         write_series(target(tmp_path), [volume], header, DERIVATION)
 
 
-def test_source_without_a_study(tmp_path: Path) -> None:
-    header = series(tmp_path / "in", change=lambda ds: ds.__delattr__("StudyInstanceUID"))
-    with pytest.raises(InputError, match="has no StudyInstanceUID"):
+@pytest.mark.parametrize(
+    ("stated", "what"),
+    [("", "has no StudyInstanceUID"), ("d6e8957745", "the StudyInstanceUID 'd6e8957745', which is none")],
+)
+def test_source_without_a_study(tmp_path: Path, stated: str, what: str) -> None:
+    """Some anonymisers put a hash where the UID was."""
+    header = series(tmp_path / "in", change=lambda ds: setattr(ds, "StudyInstanceUID", stated))
+    with pytest.raises(InputError, match=what):
         write_series(target(tmp_path), [read(header)], header, DERIVATION)
 
 
