@@ -30,7 +30,7 @@ from medsr.crops import Crop
 from medsr.diffusion.model import Model, load_model, save_model
 from medsr.engine import reconstruct
 from medsr.evaluation.manifest import Entry
-from medsr.plan import Request
+from medsr.request import Request
 
 sys.path.insert(0, str(Path(__file__).parent))
 from crops import RESULTS, Size, admitted, crop, log_look

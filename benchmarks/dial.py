@@ -29,7 +29,7 @@ from medsr.evaluation.metrics import data_range, psnr, ssim_2d
 from medsr.evaluation.texture import between_slice_ratio, hfen, spectrum_error
 from medsr.evaluation.uncertainty import coverage, mse_ratio, spread_skill
 from medsr.image.volume import Array
-from medsr.plan import Request
+from medsr.request import Request
 
 sys.path.insert(0, str(Path(__file__).parent))
 from crops import RESULTS, Size, admitted, crop, log_look

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from medsr.image.scan import inspect as inspect
     from medsr.image.scan import read as read
     from medsr.image.volume import Volume as Volume
-    from medsr.plan import Request as Request
+    from medsr.request import Request as Request
     from medsr.run import upscale as upscale
 
 __version__ = "0.1.0"
@@ -20,7 +20,7 @@ __version__ = "0.1.0"
 # Public names and the modules they come from; each is imported when it is first used (PEP 562).
 _PUBLIC = {
     "Geometry": "medsr.image.geometry",
-    "Request": "medsr.plan",
+    "Request": "medsr.request",
     "Volume": "medsr.image.volume",
     "inspect": "medsr.image.scan",
     "load_model": "medsr.diffusion.model",

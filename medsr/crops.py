@@ -14,8 +14,9 @@ from medsr.card import ModelCard
 from medsr.image.foreground import foreground
 from medsr.image.header import Header
 from medsr.image.volume import Volume
-from medsr.plan import Plan, Request, make_plan
+from medsr.plan import Plan, make_plan
 from medsr.protocols import protocol, seed_of, simulate
+from medsr.request import Request
 
 _DEFAULTS = Request()
 

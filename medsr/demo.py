@@ -17,8 +17,8 @@ from medsr.image.nifti import write
 from medsr.image.render import contact_sheet, display_window, oriented_slice, render_slice, save_png
 from medsr.image.scan import read
 from medsr.image.volume import Array, Volume
-from medsr.plan import Request
 from medsr.protocols import protocol, simulate
+from medsr.request import Request
 from medsr.resources import sample_path
 from medsr.run import Progress, upscale_file
 

@@ -13,16 +13,11 @@ from medsr.image.files import display_name
 from medsr.image.geometry import Geometry, Triple
 from medsr.image.header import Header
 from medsr.image.profile import IDENTITY, AxisProfiles, choose_profiles, condition
-from medsr.image.profile import AxisProfile as AxisProfile
 from medsr.image.volume import Modality, given_modality
 from medsr.machine import available_memory, gigabytes
 from medsr.outputs import check_output
-from medsr.passes import Pass as Pass
-from medsr.passes import check_grids, make_passes
-from medsr.request import SAME_SPACING, check_request, target_grid
-from medsr.request import Consistency as Consistency
-from medsr.request import Request as Request
-from medsr.request import SamplerName as SamplerName
+from medsr.passes import Pass, check_grids, make_passes
+from medsr.request import SAME_SPACING, Request, check_request, target_grid
 
 MAX_CONDITION = 10.0  # of A A^T, up to which hard consistency is stable
 SECONDS_PER_PIXEL = 1.1e-6  # one evaluation of the network on two CPU cores, see docs/results/speed.md

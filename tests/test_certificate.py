@@ -16,7 +16,8 @@ from medsr.image.foreground import foreground
 from medsr.image.geometry import Geometry
 from medsr.image.header import Header
 from medsr.image.volume import Volume
-from medsr.plan import Plan, Request, make_plan
+from medsr.plan import Plan, make_plan
+from medsr.request import Request
 
 
 def scan(modality="MR") -> Volume:

@@ -21,7 +21,7 @@ import pytest
 
 import medsr
 from medsr import cli, exits
-from medsr.plan import Request
+from medsr.request import Request
 from medsr.resources import config_path, sample_path
 
 AFFINE = np.diag([1.0, 1.0, 4.0, 1.0])

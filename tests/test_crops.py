@@ -12,8 +12,8 @@ from medsr.crops import degraded, middle
 from medsr.image.foreground import foreground
 from medsr.image.geometry import Geometry
 from medsr.image.volume import Volume
-from medsr.plan import Request
 from medsr.protocols import protocol, seed_of, simulate
+from medsr.request import Request
 
 
 def volume(shape, spacing=(1.0, 1.0, 2.0)) -> Volume:

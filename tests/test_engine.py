@@ -22,7 +22,8 @@ from medsr.errors import InputError
 from medsr.image.geometry import Geometry
 from medsr.image.header import Header
 from medsr.image.volume import Volume
-from medsr.plan import Plan, Request, make_plan
+from medsr.plan import Plan, make_plan
+from medsr.request import Request
 
 SHAPE = (24, 28, 20)
 SPACING = (1.0, 1.0, 2.5)

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from medsr.errors import JobError, PlanError
-from medsr.plan import Request
+from medsr.request import Request
 from medsr.run import plan_file, upscale_file
 
 IN_CI = os.environ.get("CI", "").lower() not in ("", "0", "false")

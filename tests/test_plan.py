@@ -15,7 +15,8 @@ from medsr.card import ModelCard
 from medsr.errors import ConfigError, InputError, JobError, PlanError
 from medsr.image.geometry import Geometry
 from medsr.image.header import Header
-from medsr.plan import Request, make_plan
+from medsr.plan import make_plan
+from medsr.request import Request
 
 CARD = ModelCard(name="tiny", version="1", has_sampler=True, calibration={"MR": 1.0})
 

@@ -22,8 +22,9 @@ from medsr.image.geometry import Geometry
 from medsr.image.header import Header
 from medsr.image.profile import AxisProfile
 from medsr.passes import Pass
-from medsr.plan import Plan, Request, make_plan
+from medsr.plan import Plan, make_plan
 from medsr.reconstruction import NOISY, UNKNOWN_WEIGHT, PassResult, _linear, run_pass, weight_of_consistency
+from medsr.request import Request
 from medsr.runner import Runner
 from medsr.training.data import batch_of_draws
 from medsr.training.draws import Contrast, Source, draw_sample

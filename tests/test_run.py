@@ -14,8 +14,8 @@ from medsr import publish, run
 from medsr.errors import InputError, JobError, PlanError
 from medsr.image.geometry import Geometry
 from medsr.image.volume import Volume
-from medsr.plan import Request
 from medsr.protocols import degrade_file
+from medsr.request import Request
 from medsr.run import upscale, upscale_file
 
 

@@ -15,8 +15,8 @@ from scipy.ndimage import gaussian_filter
 import medsr
 from medsr.errors import ConfigError, InputError, PlanError
 from medsr.image.dicom_kinds import MARK
-from medsr.plan import Request
 from medsr.protocols import degrade_file
+from medsr.request import Request
 from medsr.run import plan_file, upscale_file
 from tests.image.dicom_phantom import Phantom, save
 

@@ -21,7 +21,7 @@ from medsr.errors import ConfigError
 
 if TYPE_CHECKING:
     from medsr.diffusion.denoiser import Denoiser
-    from medsr.plan import SamplerName
+    from medsr.request import SamplerName
 
 Generators: TypeAlias = Generator | Sequence[Generator]  # a sequence: one for each index of the first axis
 Noise: TypeAlias = Callable[[Tensor], Tensor]

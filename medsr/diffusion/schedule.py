@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from medsr.errors import ConfigError
 
 if TYPE_CHECKING:
-    from medsr.plan import SamplerName
+    from medsr.request import SamplerName
 
 # Samples start from the marginal of unit data under noise, so that the first level need not drown them; below the last
 # one little is left to remove. Wider ranges cost accuracy where there are few steps.

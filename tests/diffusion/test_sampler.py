@@ -27,7 +27,7 @@ from medsr.diffusion.sampler import (
 )
 from medsr.diffusion.schedule import SIGMA_MAX, cosine, karras, linear
 from medsr.errors import ConfigError
-from medsr.plan import SamplerName
+from medsr.request import SamplerName
 
 SHAPE = (3, 1, 5, 7)
 

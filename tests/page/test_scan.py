@@ -20,7 +20,7 @@ from medsr.image.volume import Provenance, Volume
 from medsr.outputs import REPORT_DISK, output_files
 from medsr.page import scan as page_scan
 from medsr.page.scan import scan_report
-from medsr.plan import Request
+from medsr.request import Request
 from medsr.run import plan_file, upscale_file
 
 SHAPE = (28, 24, 10)

@@ -16,7 +16,7 @@ from medsr import plan as plan_module
 from medsr.errors import DeviceError
 from medsr.image.files import sha256_of
 from medsr.image.scan import inspect
-from medsr.plan import Request
+from medsr.request import Request
 from medsr.run import plan_file
 from medsr.service import pipeline
 from medsr.service.identity import files_of, hash_of

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from medsr.plan import Request
+from medsr.request import Request
 from medsr.resources import sample_path
 from medsr.run import upscale_file
 
