@@ -22,7 +22,7 @@ from medsr.service.jobs import Counts, Entry, JobStore
 from medsr.service.log import EventLog
 from medsr.service.manifest import write_manifest
 from medsr.service.place import Place, Shard
-from medsr.service.planning import PlannedItem, plan_each
+from medsr.service.planning import Outcomes, plan_each
 from medsr.service.preview import Preview, preview_of
 from medsr.service.room import check_room
 from medsr.service.summary import write_summary
@@ -112,19 +112,21 @@ def run_batch(
         with JobStore(place.store, create=True) as store, place.log() as stream:
             log = EventLog(stream, place.name, names=batch.log_names)
             try:
-                outcomes = _planned(found, request, report, hashed=True)
-                enrolled = enrol(store, outcomes, batch.out, overwrite=batch.overwrite, now=time.time())
+                with contextlib.closing(_planned(found, request, report, hashed=True)) as outcomes:
+                    enrolled = enrol(store, outcomes, batch.out, overwrite=batch.overwrite, now=time.time())
                 _log_plan(log, enrolled)
                 if not (batch.fail_fast and _failed_already(store, enrolled)):
                     check_room(enrolled.room, batch.out)
                     work(store, _orders(place, request, batch), _telling(report, store.counts()))
-                log.write("ended", time.time(), facts=vars(store.counts()))
                 report("writing the manifest", 1.0)
                 write_manifest(place, store)
                 write_summary(place, store)
             except BaseException:
                 _record(place, store)
                 raise
+            finally:
+                with stopping.uninterrupted():
+                    log.write("ended", time.time(), facts=vars(store.counts()))
             ended = _ended(store, enrolled)
     if not enrolled.planned and batch.shard is None and _is_no_fault(enrolled.left_out):
         raise PlanError(f"there is nothing to do: {_why_nothing(enrolled.left_out)}")
@@ -156,7 +158,7 @@ def _found(inputs: Sequence[Path], request: Request, batch: BatchRequest, report
     )
 
 
-def _planned(found: Found, request: Request, report: Progress, *, hashed: bool) -> Iterator[PlannedItem | LeftOut]:
+def _planned(found: Found, request: Request, report: Progress, *, hashed: bool) -> Outcomes:
     total = max(1, len(found.items))
     return plan_each(found, request, hashed=hashed, tell=lambda count: report("planning", count / total))
 

@@ -6,7 +6,7 @@ Reads headers alone, and to key a job the bytes of its files; never voxels as vo
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -49,6 +49,9 @@ class PlannedItem:
     task: Task | None = None
 
 
+Outcomes = Generator[PlannedItem | LeftOut, None, None]  # closing it ends the reading ahead
+
+
 @dataclass(frozen=True, eq=False)
 class Planning:
     """What will be done, and what will not."""
@@ -69,9 +72,7 @@ def plan_items(found: Found, request: Request, *, hashed: bool, tell: Tell | Non
     return Planning(tuple(planned), tuple(left_out))
 
 
-def plan_each(
-    found: Found, request: Request, *, hashed: bool, tell: Tell | None = None
-) -> Iterator[PlannedItem | LeftOut]:
+def plan_each(found: Found, request: Request, *, hashed: bool, tell: Tell | None = None) -> Outcomes:
     """Plan every item, few at a time; one that cannot be planned is a ``LeftOut``, after those that were none before.
 
     hashed: also read all bytes of the scans, for keys and tasks. A NIfTI file in a folder that is no MR or CT image by

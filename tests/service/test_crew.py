@@ -20,7 +20,7 @@ from medsr.image.nifti import read
 from medsr.request import Request
 from medsr.service.batch import BatchRequest, run_batch
 from medsr.service.crew import _environment
-from medsr.service.jobs import JobStore
+from medsr.service.jobs import JobStore, NewJob
 from medsr.service.place import Place
 from tests.service.cohorts import make_cohort, make_scan, manifest, run_here, states
 
@@ -84,6 +84,29 @@ def test_signal_ends_the_workers_and_leaves_no_half_file(
         (job,) = store.jobs()
     assert job.state in ("queued", "done")
     assert job.crashes == 0
+    assert states(out) == {"large_T1w.nii.gz": job.state}, "the manifest is written all the same"
+    assert "1 scan: 1 " in (out / "summary.html").read_text(encoding="utf-8")
+    assert '"ended"' in (out / "logs/batch.jsonl").read_text(encoding="utf-8")
+
+
+def test_stop_that_is_asked_for_again_and_again_cuts_no_manifest_short(
+    tmp_path: Path, tiny_model: Path, child_environment: dict[str, str]
+) -> None:
+    """The manifest of many rows takes longer than until the next signal; it is whole in the end, and so is the page."""
+    make_scan(tmp_path / "in/large_T1w.nii.gz", shape=(160, 160, 30))
+    out, rows = tmp_path / "out", 20_000
+    Place(out).make()
+    with JobStore(Place(out).store, create=True) as store:
+        store.add((NewJob(f"key {n}", f"old-{n}", {}, "skipped", "no scan") for n in range(rows)), 0.0)
+    parent = start(tmp_path / "in", out, tiny_model, child_environment)
+    until(lambda: running(out) > 0)
+    while not (out / "summary.html").exists():
+        parent.send_signal(signal.SIGTERM)
+        time.sleep(0.05)
+    assert parent.wait(60) == 143
+    assert len(states(out)) == rows + 1
+    assert f"{rows + 1} scans: " in (out / "summary.html").read_text(encoding="utf-8")
+    assert half_files(out) == []
 
 
 def test_killed_batch_goes_on(
