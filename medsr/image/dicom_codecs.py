@@ -13,13 +13,12 @@ from pydicom.pixels.decoders.base import get_decoder
 
 from medsr.errors import InputError
 from medsr.image.dicom_layout import Layout
-from medsr.image.dicom_tags import UNDEFINED, Head, damage_refused, uid_name
+from medsr.image.dicom_tags import BIG_ENDIAN, UNDEFINED, Head, damage_refused, uid_name
 
 # The first that is installed decodes, so that a file has the same voxels on every run: compiled code before Python's.
 _PREFERRED = ("pylibjpeg", "pyjpegls", "gdcm", "pillow")
 _RLE = "1.2.840.10008.1.2.5"  # pydicom's own decoder: the compiled one of pylibjpeg-rle aborts on a damaged frame
 _JPEG_12_BIT = "1.2.840.10008.1.2.4.51"
-ALWAYS_LOSSY = ("1.2.840.10008.1.2.4.50", _JPEG_12_BIT, "1.2.840.10008.1.2.4.81")
 _SIZED = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}  # JPEG and JPEG-LS markers that begin a frame header
 _STANDALONE = {0x01, *range(0xD0, 0xD9)}
 
@@ -123,7 +122,7 @@ def _declared_size(frame: bytes) -> tuple[int, int] | None:
 
 def native(data: memoryview, layout: Layout, offset: int, index: int) -> NDArray[Any]:
     """(rows, columns) samples of an uncompressed frame, without the bits beyond BitsStored (overlays lie there)."""
-    order = ">" if layout.syntax == "1.2.840.10008.1.2.2" else "<"
+    order = ">" if layout.syntax == BIG_ENDIAN else "<"
     kind = f"{order}{'i' if layout.signed else 'u'}{layout.bits_allocated // 8}"
     count = layout.rows * layout.columns
     samples = np.frombuffer(data, kind, count, offset + index * layout.frame_bytes)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
@@ -15,8 +15,8 @@ from pydicom.dataset import Dataset
 from medsr.errors import ConfigError
 from medsr.image.dicom_attributes import SCANNER
 from medsr.image.dicom_copy import Copier, is_code
-from medsr.image.dicom_frames import Frame
 from medsr.image.dicom_kinds import MARK
+from medsr.image.dicom_lossy import Lossy
 from medsr.image.dicom_tags import Tags
 from medsr.image.volume import Modality
 
@@ -28,12 +28,6 @@ _NUMBER_WITHOUT_SOURCE = 9901
 _LAST_NUMBER = (1 << 31) - 1
 _FOREIGN_TO_LO = str.maketrans({"\\": "/"} | {chr(c): " " for c in (*range(32), 127)})
 _IMAGE_FLAVOUR = {"CT": ("AXIAL", "LOCALIZER")}  # the third values that classic CT allows
-# Transfer syntaxes that always lose, with the method's name in LossyImageCompressionMethod.
-_LOSSY_METHODS = {
-    "1.2.840.10008.1.2.4.50": "ISO_10918_1",
-    "1.2.840.10008.1.2.4.51": "ISO_10918_1",
-    "1.2.840.10008.1.2.4.81": "ISO_14495_1",
-}
 
 
 @dataclass(frozen=True)
@@ -56,14 +50,6 @@ class Derivation:
     series_description: str | None = None
     series_number: int | None = None
     burn_in: bool = False
-
-
-@dataclass(frozen=True)
-class Lossy:
-    """History of lossy compression of a source: texts of ratio and method, in the order of time."""
-
-    ratios: tuple[str, ...] = field(default=())
-    methods: tuple[str, ...] = field(default=())
 
 
 def uid_of(*parts: object) -> str:
@@ -178,29 +164,6 @@ def code(value: str, scheme: str, meaning: str) -> Dataset:
     item = Dataset()
     item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, scheme, meaning
     return item
-
-
-def lossy_history(frames: Iterable[Frame]) -> Lossy | None:
-    """History of lossy compression of the first frame that has one; None where none has.
-
-    For one that is compressed with loss now, and does not say so, the ratio is that of its bytes.
-    """
-    for frame in {id(frame.head): frame for frame in frames}.values():
-        tags, layout = frame.head.tags, frame.layout
-        if tags.text("LossyImageCompression") == "01":
-            return Lossy(*(_texts(frame, "LossyImageCompression" + word) for word in ("Ratio", "Method")))
-        if layout.syntax in _LOSSY_METHODS:
-            packed = max(frame.head.size - (frame.head.offset or 0), 1)
-            ratio = layout.frames * layout.frame_bytes / packed
-            return Lossy((f"{ratio:.3g}",), (_LOSSY_METHODS[layout.syntax],))
-    return None
-
-
-def _texts(frame: Frame, keyword: str) -> tuple[str, ...]:
-    element = Copier().element(frame.head.tags.dataset, keyword, frame.head.name)
-    if element is None:
-        return ()
-    return tuple(map(str, element.value)) if element.VM > 1 else (str(element.value),)
 
 
 def lossy_elements(history: Lossy | None) -> Dataset:

@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from medsr.errors import InputError
-from medsr.image.dicom_codecs import ALWAYS_LOSSY, codec_fault
+from medsr.image.dicom_codecs import codec_fault
 from medsr.image.dicom_files import one_line
 from medsr.image.dicom_find import choose_series, find_series
 from medsr.image.dicom_frames import Frame
 from medsr.image.dicom_grid import OFF_LINE, SAME_PLACE, Grid, grid_of
 from medsr.image.dicom_groups import groups_of
+from medsr.image.dicom_lossy import lossy_history
 from medsr.image.dicom_series import Series
-from medsr.image.dicom_tags import quiet, read_head, uid_name
+from medsr.image.dicom_tags import quiet, read_head
 from medsr.image.files import display_name
 from medsr.image.geometry import Geometry
 from medsr.image.header import Header
@@ -81,7 +82,8 @@ def inspect_series(series: Series, *, fill_gaps: bool = False, deskew: bool = Fa
     source = grid_of(series.volumes[0])
     _check_same_grid(series, source)
     grid, geometry, warnings = _regular(source, name, fill_gaps=fill_gaps, deskew=deskew)
-    one, lossy = frames[0], next((history for frame in frames if (history := _lossy(frame))), "")
+    one, history = frames[0], lossy_history(frames)
+    lossy = "" if history is None else one_line(str(history))
     _check_memory(geometry, source, one, name)
     acquisition = one.head.tags.text("MRAcquisitionType").upper()
     return Header(
@@ -164,14 +166,6 @@ def _regular(source: Grid, name: str, *, fill_gaps: bool, deskew: bool) -> tuple
             "interpolation; interpolated slices hold nothing that was measured"
         )
     return grid, geometry, warnings
-
-
-def _lossy(frame: Frame) -> str:
-    tags = frame.head.tags
-    if tags.text("LossyImageCompression") != "01":
-        return uid_name(frame.layout.syntax) if frame.layout.syntax in ALWAYS_LOSSY else ""
-    ratio, method = (one_line(tags.text("LossyImageCompression" + word)) for word in ("Ratio", "Method"))
-    return f"ratio {ratio or 'not stated'}, method {method or 'not stated'}"
 
 
 def _acquired(frame: Frame) -> tuple[int | None, int | None, None]:

@@ -20,12 +20,12 @@ from medsr.image.dicom_derived import (
     Derivation,
     image_type,
     lossy_elements,
-    lossy_history,
     new_equipment,
     new_marks,
     new_times,
     uid_of,
 )
+from medsr.image.dicom_lossy import lossy_history
 from medsr.image.dicom_place import Places, neighbours
 from medsr.image.dicom_references import references
 from medsr.image.dicom_source import Elements, Source, one

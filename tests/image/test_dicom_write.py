@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydicom.dataset import Dataset
-from pydicom.uid import UID
+from pydicom.uid import JPEG2000, UID, JPEG2000Lossless, JPEGLSNearLossless
 
 from medsr.errors import ConfigError, InputError, JobError, PlanError
 from medsr.image.dicom_burn import mark_for
@@ -432,6 +432,44 @@ def test_loss_is_remembered(tmp_path: Path) -> None:
     assert ds.LossyImageCompression == "01"
     assert ds.LossyImageCompressionRatio == [10.5, 2]
     assert ds.LossyImageCompressionMethod == ["ISO_10918_1", "ISO_15444_1"]
+
+
+@pytest.mark.parametrize(("said", "syntax", "options", "method"), [
+    (None, JPEG2000, {"j2k_cr": [10]}, "ISO_15444_1"),
+    ("01", JPEG2000, {"j2k_cr": [10]}, "ISO_15444_1"),
+    (None, JPEGLSNearLossless, {"jls_error": 3}, "ISO_14495_1"),
+])  # fmt: skip
+def test_loss_that_the_source_does_not_state(
+    tmp_path: Path, said: str | None, syntax: UID, options: dict[str, object], method: str
+) -> None:
+    """The compression in which the file is gives itself away: the ratio of its bytes, within what a header takes."""
+    shades = np.add.outer(np.add.outer(np.arange(64), 3 * np.arange(64)), np.arange(3)).astype(np.int64)
+    datasets = Phantom(stored=shades + np.random.default_rng(1).integers(24, 60, shades.shape)).classic()
+    (tmp_path / "in").mkdir()
+    for ds in datasets:
+        ds.compress(syntax, generate_instance_uid=False, **options)
+        ds.LossyImageCompression = said
+        ds.save_as(tmp_path / "in" / f"{ds.InstanceNumber}.dcm", enforce_file_format=True)
+    header = inspect(tmp_path / "in")
+    assert header.warnings == (f"the series was compressed with loss ({header.extra.lossy})",)
+    assert header.extra.lossy.endswith(f"method {method}")
+    write_series(target(tmp_path), [read(header)], header, DERIVATION)
+    ds = first(tmp_path / "out")
+    assert (ds.LossyImageCompression, ds.LossyImageCompressionMethod) == ("01", method)
+    assert float(ds.LossyImageCompressionRatio) == pytest.approx(2 * 64 * 64 / len(datasets[0].PixelData), rel=0.05)
+
+
+def test_lossless_jpeg_2000_has_lost_nothing(tmp_path: Path) -> None:
+    """In the syntax that allows both, the reversible wavelet."""
+    datasets = Phantom(stored=np.random.default_rng(1).integers(24, 60, (64, 64, 2))).classic()
+    (tmp_path / "in").mkdir()
+    for ds in datasets:
+        ds.compress(JPEG2000Lossless, generate_instance_uid=False)
+        ds.file_meta.TransferSyntaxUID = JPEG2000
+        ds.save_as(tmp_path / "in" / f"{ds.InstanceNumber}.dcm", enforce_file_format=True)
+    header = inspect(tmp_path / "in")
+    assert header.extra.lossy == ""
+    assert not header.warnings
 
 
 # --- text in any character set -------------------------------------------------------------------------------------
