@@ -68,7 +68,9 @@ def _section(path: tuple[str, ...], command: click.Command, settings: Mapping[st
         f"{' '.join(path)} {usage}",
         "```",
     ]
-    records = [record for parameter in command.get_params(context) if (record := parameter.get_help_record(context))]
+    # Arguments are in the usage and the text above it.
+    options = [parameter for parameter in command.get_params(context) if not isinstance(parameter, click.Argument)]
+    records = [record for option in options if (record := option.get_help_record(context))]
     if records:
         lines += ["", "| option | meaning |", "|---|---|"]
         lines += [f"| {_code(names)} | {_text(text)} |" for names, text in records]

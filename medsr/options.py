@@ -10,6 +10,7 @@ import click
 
 ReadablePath = click.Path(exists=True, path_type=Path)
 AnyPath = click.Path(path_type=Path)
+NUMBERS = "F|FxFxF"  # how ``Numbers`` are shown
 
 
 class Numbers(click.ParamType):  # type: ignore[type-arg]  # generic only from click 8.2 on
@@ -91,7 +92,9 @@ class ListByDefault(click.Group):
 
 
 SOLVER_OPTIONS = [
-    click.option("--steps", type=click.IntRange(1), default=8, show_default=True, help="Steps of the sampler."),
+    click.option(
+        "--steps", metavar="N", type=click.IntRange(1), default=8, show_default=True, help="Steps of the sampler."
+    ),
     click.option(
         "--sampler",
         type=click.Choice(["dpmpp2m", "heun", "euler", "ancestral"]),
@@ -99,31 +102,70 @@ SOLVER_OPTIONS = [
         show_default=True,
         help="How the sampling equation is solved.",
     ),
-    click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the sampler's noise."),
+    click.option(
+        "--seed", metavar="N", type=click.IntRange(0), default=0, show_default=True, help="Of the sampler's noise."
+    ),
 ]
 MODEL_OPTIONS = [
-    click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps."),
-    click.option("--model", default="medsr-base", show_default=True, help="Name of a model, or a .safetensors file."),
-    click.option("--threads", type=click.IntRange(1), help="Threads of the CPU; default: all."),
+    click.option("--device", metavar="NAME", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps."),
+    click.option(
+        "--model",
+        metavar="NAME|FILE",
+        default="medsr-base",
+        show_default=True,
+        help="Name of a model, or a .safetensors file.",
+    ),
+    click.option(
+        "--threads",
+        metavar="N",
+        type=click.IntRange(1),
+        help="Threads of the CPU; default: all, in a batch shared out among its workers.",
+    ),
 ]
 HEADER_OPTIONS = [  # how a header is to be read
-    click.option("--prefer", type=click.Choice(["sform", "qform"]), help="Which counts where the two disagree."),
-    click.option("--assume-spacing", type=Numbers(), help="Voxel spacing in mm for a header without a valid one."),
+    click.option(
+        "--prefer",
+        type=click.Choice(["sform", "qform"]),
+        help="Which affine of a NIfTI header counts where the two disagree.",
+    ),
+    click.option(
+        "--assume-spacing",
+        metavar=NUMBERS,
+        type=Numbers(),
+        help="Voxel spacing in mm for a header without a valid one.",
+    ),
     click.option("--series", metavar="UID|N", help="Which DICOM series: number, UID, or a part of it such as 4/2."),
     click.option("--deskew", is_flag=True, help="Slide the slices of a tilted gantry back over each other."),
     click.option("--fill-gaps", is_flag=True, help="Interpolate missing slices."),
 ]
 REQUEST_OPTIONS = [
-    click.option("--scale", type=Numbers(), help="One factor for the in-plane axes (default 2), or three: i x j x k."),
-    click.option("--spacing", type=Numbers(), help="Voxel spacing in mm, one or three; axes already finer stay."),
+    click.option(
+        "--scale",
+        metavar=NUMBERS,
+        type=Numbers(),
+        help="One factor for the in-plane axes (default 2), or three: i x j x k.",
+    ),
+    click.option(
+        "--spacing", metavar=NUMBERS, type=Numbers(), help="Voxel spacing in mm, one or three; axes already finer stay."
+    ),
     click.option("--isotropic", is_flag=True, help="Smallest spacing on every axis, at most 6 times finer."),
-    click.option("--texture", type=float, default=0.0, show_default=True, help="0 (mean) to 1 (a full sample)."),
-    click.option("--samples", type=click.IntRange(1), default=1, show_default=True, help="Samples to draw."),
+    click.option(
+        "--texture", metavar="T", type=float, default=0.0, show_default=True, help="0 (mean) to 1 (a full sample)."
+    ),
+    click.option(
+        "--samples", metavar="N", type=click.IntRange(1), default=1, show_default=True, help="Samples to draw."
+    ),
     *SOLVER_OPTIONS,
-    click.option("--uncertainty", is_flag=True, help="Also write the standard deviation, <output>_std.nii.gz."),
-    click.option("--detail-map", is_flag=True, help="Also write what was added, <output>_detail.nii.gz."),
+    click.option("--uncertainty", is_flag=True, help="Also write the standard deviation, <output>_std.nii.gz or .dcm."),
+    click.option("--detail-map", is_flag=True, help="Also write what was added, <output>_detail.nii.gz or .dcm."),
     click.option("--report", is_flag=True, help="Also write a page about the run, with a viewer, <output>.html."),
-    click.option("--profile", default="auto", show_default=True, help="auto, or kind:width: sinc, gauss:1.0, box:1.3."),
+    click.option(
+        "--profile",
+        metavar="auto|KIND:WIDTH",
+        default="auto",
+        show_default=True,
+        help="How a voxel averages: sinc, gauss:1.0, box:1.3; one, or three with commas between.",
+    ),
     click.option(
         "--consistency",
         type=click.Choice(["auto", "hard", "soft", "off"]),
@@ -145,7 +187,7 @@ REQUEST_OPTIONS = [
         show_default=True,
         help="What the scan is, where the file does not say.",
     ),
-    click.option("--volume", type=VolumeChoice(), help="Which volume of a 4-D file, from 0, or all."),
+    click.option("--volume", metavar="N|all", type=VolumeChoice(), help="Which volume of a 4-D file, from 0, or all."),
     *HEADER_OPTIONS,
     click.option(
         "--dicom-template",
@@ -153,7 +195,7 @@ REQUEST_OPTIONS = [
         help="DICOM series that a NIfTI scan was made from: the output is a DICOM series of the same study.",
     ),
     click.option("--series-description", help="Of a DICOM output; ends in 'AI SR, not acquired' in any case."),
-    click.option("--series-number", type=click.IntRange(1, 2**31 - 1), help="Of a DICOM output."),
+    click.option("--series-number", metavar="N", type=click.IntRange(1, 2**31 - 1), help="Of a DICOM output."),
     click.option(
         "--keep-private",
         type=click.Choice(["none"]),

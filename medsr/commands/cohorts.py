@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 @click.command(short_help="Upscale a cohort: folders, DICOM trees, tables, BIDS.")
 @click.argument("inputs", metavar="INPUT...", nargs=-1, required=True, type=AnyPath)
 @click.option("--out", type=AnyPath, required=True, help="Folder to write; its tree mirrors the input.")
-@click.option("--workers", type=click.IntRange(1), help="Processes (default 1), or with Ray actors (one a GPU).")
+@click.option(
+    "--workers", metavar="N", type=click.IntRange(1), help="Processes (default 1), or with Ray actors (one a GPU)."
+)
 @click.option(
     "--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True, help="Where workers run."
 )
@@ -34,7 +36,15 @@ if TYPE_CHECKING:
 @click.option("--shard", metavar="I/N", help="Do part I of N; default: the task of a SLURM array, else everything.")
 @click.option("--bids", is_flag=True, help="INPUT is a BIDS dataset; write BIDS derivatives.")
 @click.option("--fail-fast", is_flag=True, help="End at the first scan that fails.")
-@click.option("--retry", "retries", type=click.IntRange(0), default=0, show_default=True, help="Tries after a failure.")
+@click.option(
+    "--retry",
+    "retries",
+    metavar="N",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Tries after a failure.",
+)
 @click.option("--log-names", is_flag=True, help="Name scans in the logs instead of hashes of their names.")
 @request_options
 @click.option("--plan", "plan_only", is_flag=True, help="Print what would be done and stop; nothing is written.")

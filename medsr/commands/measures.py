@@ -11,6 +11,7 @@ import click
 from medsr.exits import SOME_FAILED, fail, say
 from medsr.options import (
     MODEL_OPTIONS,
+    NUMBERS,
     SOLVER_OPTIONS,
     AnyPath,
     Brought,
@@ -28,9 +29,14 @@ from medsr.options import (
 @click.argument("files", metavar="FILE...", nargs=-1, required=True, type=ReadablePath)
 @click.option("--reference", type=ReadablePath, required=True, help="The volume to compare with, on the same grid.")
 @click.option("--modality", type=click.Choice(["auto", "mr", "ct"]), default="auto", help="What the scans are.")
-@click.option("--factor", type=Numbers(), help="Voxel size of the scan over the reference's: in plane, or i x j x k.")
+@click.option(
+    "--factor",
+    metavar=NUMBERS,
+    type=Numbers(),
+    help="Voxel size of the scan over the reference's: in plane, or i x j x k.",
+)
 @click.option("--coarse", type=ReadablePath, help="The scan that the files were made from, instead of --factor.")
-@click.option("--volume", type=click.IntRange(0), help="Which volume of 4-D files, from 0.")
+@click.option("--volume", metavar="N", type=click.IntRange(0), help="Which volume of 4-D files, from 0.")
 @click.option("-o", "--output", type=AnyPath, help="Folder to write metrics.json and metrics.csv into.")
 @click.option("--overwrite", is_flag=True, help="Replace a study in that folder.")
 @click.option("--json", "as_json", is_flag=True, help="Print metrics.json.")
@@ -68,7 +74,7 @@ def compare(files: tuple[Path, ...], **options: Any) -> None:
     help="Classical methods to compare with.",
 )
 @click.option("--compare", type=Brought(), multiple=True, help="Volumes of another tool; may be repeated.")
-@click.option("--limit", type=click.IntRange(1), help="Stop after so many volumes that take part.")
+@click.option("--limit", metavar="N", type=click.IntRange(1), help="Stop after so many volumes that take part.")
 @click.option("--resume", is_flag=True, help="Go on with the study in --out where it stopped.")
 @click.option("--overwrite", is_flag=True, help="Replace the study in --out.")
 @click.option("--keep-volumes", is_flag=True, help="Keep every volume, in the form that --compare reads.")

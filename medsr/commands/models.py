@@ -44,7 +44,9 @@ def model_info(name: str) -> None:
 @click.argument("config", type=ReadablePath)
 @click.option("--out", type=AnyPath, help="Folder of the run (default runs/NAME); the same command resumes it.")
 @click.option("--init", metavar="WEIGHTS", help="Packaged model or weights file to start from (finetuning).")
-@click.option("--max-minutes", type=click.FloatRange(min=0, min_open=True), help="Stop and save after so long.")
+@click.option(
+    "--max-minutes", metavar="MINUTES", type=click.FloatRange(min=0, min_open=True), help="Stop and save after so long."
+)
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one setting; may be repeated.")
 @click.option("--dry-run", is_flag=True, help="Check the configuration and the data, print them and stop.")
 @click.option("--validate", is_flag=True, help="Train nothing; score the checkpoints in --out on the split val.")

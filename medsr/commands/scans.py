@@ -107,7 +107,7 @@ def info(paths: tuple[Path, ...], as_json: bool, voxels: bool, **options: Any) -
 @click.option("--protocol", required=True, help="Name of a degradation in configs/protocols.yaml, such as inplane-x2.")
 @click.option("-o", "--output", type=AnyPath, required=True, help="File to write (.nii or .nii.gz).")
 @click.option("--modality", type=click.Choice(["auto", "mr", "ct"]), default="auto", help="What the scan is.")
-@click.option("--volume", type=click.IntRange(0), help="Which volume of a 4-D file, from 0.")
+@click.option("--volume", metavar="N", type=click.IntRange(0), help="Which volume of a 4-D file, from 0.")
 @click.option("--overwrite", is_flag=True, help="Replace the output if it exists.")
 @verbose_option
 def degrade(
@@ -138,8 +138,15 @@ def degrade(
     "of pydicom.",
 )
 @click.option("-o", "--output", type=AnyPath, default=Path("demo_output"), show_default=True, help="Folder to write.")
-@click.option("--model", "model_name", default="medsr-base", show_default=True, help="Name of a model, or a file.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
+@click.option(
+    "--model",
+    "model_name",
+    metavar="NAME|FILE",
+    default="medsr-base",
+    show_default=True,
+    help="Name of a model, or a file.",
+)
+@click.option("--device", metavar="NAME", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
 @click.option("-q", "--quiet", is_flag=True, help="Print the result only.")
 @verbose_option
 def demo(real: Literal["mr", "ct"] | None, output: Path, model_name: str, device: str, quiet: bool) -> None:
