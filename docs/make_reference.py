@@ -15,7 +15,7 @@ PAGE = Path(__file__).with_name("reference.md")
 ROOT = PAGE.parent.parent
 INTRODUCTION = """# Commands
 
-<!-- Written by docs/make_reference.py from the command line; edit the help texts in medsr/commands/ and medsr/options.py instead. -->
+<!-- Written by docs/make_reference.py; the help texts are in medsr/commands/ and medsr/options.py. -->
 
 Research use only, not for diagnosis. The output is an estimate made by an algorithm: AI SR, not acquired.
 """
