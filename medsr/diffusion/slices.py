@@ -12,9 +12,6 @@ from medsr.diffusion.conditions import FOREGROUND
 from medsr.diffusion.network import STRIDE
 
 Plane = tuple[int, int]
-SliceFunction = Callable[[Tensor, Tensor], Tensor]
-"""(images (B, C, H, W), indices of the slices (B,)) -> (B, O, H, W)."""
-
 PIXELS_AT_ONCE = {"cpu": 400_000, "cuda": 12_000_000, "mps": 2_000_000}  # a batch of slices, by device type
 MAX_SLICE_PIXELS = 1_600_000  # larger slices are cut into tiles
 TILE, TILE_OVERLAP = 512, 64  # pixels; the stride TILE - TILE_OVERLAP is a multiple of STRIDE
