@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import random
@@ -16,20 +17,28 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
+import numpy as np
 import psutil
+import pydicom
 import pytest
 
 from medsr.image.files import sha256_of
 from medsr.service.log import scan_hash
+from tests.image.dicom_phantom import Phantom, save
 from tests.service.cohorts import make_scan, manifest, run_here
 from tests.service.ray_nodes import Cluster, needs_ray, ray_cluster, start_batch
 from tests.service.test_crew import half_files, start, until
 
 POINTS, RAY_POINTS = 50, 10
-SCANS = 6
+FILES, SERIES = 4, 2  # scans that are NIfTI files, and DICOM series, which become series
+SCANS = FILES + SERIES
 SHAPE = (48, 48, 12)  # of a scan; the network has it for some tenths of a second
+# Of a series that was killed between its own name and that of its JSON file, the next run cannot know when it was made.
+TIMES = ("SeriesDate", "SeriesTime", "ContentDate", "ContentTime", "InstanceCreationDate", "InstanceCreationTime")
+MADE_BY = "109102"  # code of the equipment that made the series, which says when
 TIMEOUT = 300
 # What a worker tells of a scan, in this order; before the first of it, it starts, and after the last it ends.
 STAGES = ("start", "claimed", "network", "published", "done", "ended")
@@ -53,20 +62,29 @@ class Point:
 
 @dataclass(frozen=True)
 class Cohort:
-    """Scans, and the hash of what an undisturbed batch makes of each, by the output's path."""
+    """Scans, and the hash of every image that an undisturbed batch makes of them, by its path. results: paths of the
+    results, a series being one."""
 
     scans: Path
     model: Path
     expected: dict[str, str]
+    results: frozenset[str]
 
 
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Cohort:
     folder = tmp_path_factory.mktemp("cohort")
-    for number in range(SCANS):
+    for number in range(FILES):
         make_scan(folder / f"in/sub-{number}/t1_T1w.nii.gz", number, SHAPE)
-    assert run_here(folder / "in", folder / "quiet", tiny_model).done == SCANS
-    return Cohort(folder / "in", tiny_model, outputs(folder / "quiet"))
+    for number in range(SERIES):
+        stored = np.random.default_rng(number).integers(24, 1200, SHAPE)
+        save(folder / f"in/study-{number}", Phantom("MR", stored=stored, series=number + 1).classic())
+    quiet = folder / "quiet"
+    assert run_here(folder / "in", quiet, tiny_model).done == SCANS
+    results = frozenset(row["output"] for row in manifest(quiet))
+    expected = outputs(quiet)
+    assert len(expected) == FILES + SERIES * SHAPE[2]
+    return Cohort(folder / "in", tiny_model, expected, results)
 
 
 @pytest.fixture(scope="module")
@@ -198,7 +216,30 @@ def last_word(out: Path, worker: str) -> str:
 
 
 def outputs(out: Path) -> dict[str, str]:
-    return {path.relative_to(out).as_posix(): sha256_of(path) for path in out.rglob("*_sr.nii.gz")}
+    """Hash by path of every image: of NIfTI all bytes, of DICOM all but the time at which it was made."""
+    files = {path: sha256_of(path) for path in out.rglob("*_sr.nii.gz")}
+    slices = {path: hash_but_for_times(path) for path in out.rglob("*.dcm")}
+    return {path.relative_to(out).as_posix(): digest for path, digest in (files | slices).items()}
+
+
+def hash_but_for_times(path: Path) -> str:
+    ds = pydicom.dcmread(path)
+    for keyword in TIMES:
+        ds[keyword].value = ""
+    (ours,) = (e for e in ds.ContributingEquipmentSequence if e.PurposeOfReferenceCodeSequence[0].CodeValue == MADE_BY)
+    ours.ContributionDateTime = ""
+    stream = BytesIO()
+    ds.save_as(stream)
+    return hashlib.sha256(stream.getvalue()).hexdigest()
+
+
+def made_at_once(out: Path) -> bool:
+    """All slices of a series were made by one run: no two are mixed."""
+    times = {path: pydicom.dcmread(path, stop_before_pixels=True) for path in out.rglob("*.dcm")}
+    by_series: dict[Path, set[tuple[str, ...]]] = {}
+    for path, ds in times.items():
+        by_series.setdefault(path.parent, set()).add(tuple(str(ds[keyword].value) for keyword in TIMES))
+    return len(by_series) == SERIES and all(len(moments) == 1 for moments in by_series.values())
 
 
 def crashes(out: Path) -> int:
@@ -210,8 +251,9 @@ def check(cohort: Cohort, out: Path) -> None:
     rows = manifest(out)
     assert len(rows) == SCANS
     assert {row["state"] for row in rows} == {"done"}
-    assert {row["output"] for row in rows} == set(cohort.expected)
+    assert {row["output"] for row in rows} == cohort.results
     assert outputs(out) == cohort.expected
+    assert made_at_once(out)
     for row in rows:
         assert row["crashes"] <= 1
         for name, digest in row["files"].items():
@@ -226,12 +268,13 @@ def page(points: Sequence[Point]) -> str:
     lines = [
         "# Batches killed at random points",
         "",
-        f"Made by `make soak`: a batch of {SCANS} scans on two workers, killed with -9 at random: in the start, or "
-        "after a random line of the workers' logs and a little later. A worker: the batch went on by itself. The whole "
-        "batch, its workers included: the same command was given again. A Ray node: its raylet was killed, and the "
-        "batch went on with the other node. After each, every scan was recorded as done once, no scan that had been "
-        "done was done again, every output was, byte for byte, that of a batch that nothing happened to, and no "
-        "unfinished file was left.",
+        f"Made by `make soak`: a batch of {SCANS} scans, {FILES} NIfTI files and {SERIES} DICOM series that become "
+        "series, on two workers, killed with -9 at random: in the start, or after a random line of the workers' logs "
+        "and a little later. A worker: the batch went on by itself. The whole batch, its workers included: the same "
+        "command was given again. A Ray node: its raylet was killed, and the batch went on with the other node. After "
+        "each, every scan was recorded as done once, no scan that had been done was done again, every image was, byte "
+        "for byte, that of a batch that nothing happened to, and no unfinished file was left. The bytes of a DICOM "
+        "file that say when it was made are not compared, but are the same in all files of a series.",
         "",
         "| killed | points | " + " | ".join(STAGES) + " | scans in hand | unfinished files, hidden |",
         "|---|---|" + "---|" * (len(STAGES) + 2),
