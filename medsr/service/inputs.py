@@ -12,9 +12,9 @@ from medsr.errors import ConfigError, InputError, PlanError
 from medsr.image.files import display_name
 from medsr.request import Request
 from medsr.service.items import CLOSED, Found, Item, LeftOut, joined, output_of, printable
-from medsr.service.series import SeriesFound, relative, series_in, spread_over
+from medsr.service.series import SeriesFound, relative, series_in, spread_series
 from medsr.service.table import called, read_table
-from medsr.service.walk import is_hidden, walk
+from medsr.service.walk import is_hidden, packed_scans, walk
 
 _READ = "NIfTI (.nii, .nii.gz, .hdr), MGH, DICOM and zips of DICOM"
 
@@ -150,11 +150,15 @@ class _Search:
 
     def dicom(self, path: Path, name: PurePosixPath) -> Found:
         """A zip or one file of DICOM."""
+        packed = packed_scans(path)
+        files = "1 NIfTI file" if packed == 1 else f"{packed} NIfTI files"
+        reason = f"{files} in a zip, from which medsr reads DICOM only; unpack it"
+        nifti = Found((), (LeftOut(printable(name), reason, InputError.exit_code),) if packed else ())
         try:
             found = series_in(path)
         except InputError as error:
-            return Found((), (LeftOut(printable(name), str(error), InputError.exit_code),))
-        return self._rows(found, name)
+            return nifti if packed else Found((), (LeftOut(printable(name), str(error), InputError.exit_code),))
+        return joined([self._rows(found, name), nifti])
 
     def _below(self, top: Path, folders: Sequence[Path]) -> Found:
         """The series below each of several folders; one that is spread over several of them is put together."""
@@ -169,11 +173,27 @@ class _Search:
 
         for folder in folders:
             search(folder)
-        if spread := spread_over(found):
-            common = Path(os.path.commonpath(spread))
-            for folder in [f for f in found if f.is_relative_to(common)]:
-                del found[folder]
-            search(common)
+        for spread in spread_series(found):
+            within = [folder for folder in found if folder.is_relative_to(spread.common)]
+            try:
+                together = series_in(spread.common)
+            except InputError as error:  # the common folder may be the whole archive, which is too large for one look
+                refused += [
+                    LeftOut(
+                        self._called(folder / one.name),
+                        f"{one.text}: slices of it lie in {len(spread.folders)} folders, and {error}",
+                        InputError.exit_code,
+                    )
+                    for folder in within
+                    for one in found[folder]
+                    if one.uid in spread.uids
+                ]
+                for folder in within:
+                    found[folder] = [one for one in found[folder] if one.uid not in spread.uids]
+            else:
+                for folder in within:
+                    del found[folder]
+                found[spread.common] = together
         parts = [
             self._rows(series, self.mention.name / relative(folder, top)) for folder, series in sorted(found.items())
         ]

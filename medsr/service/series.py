@@ -56,14 +56,40 @@ def relative(path: Path, top: Path) -> PurePosixPath:
     return PurePosixPath(path.relative_to(top).as_posix())
 
 
-def spread_over(found: Mapping[Path, Sequence[SeriesFound]]) -> list[Path]:
-    """Folders that share a series, none of which holds all its slices. Those that hold the same places are copies."""
+@dataclass(frozen=True)
+class Spread:
+    """Series of which several folders hold slices."""
+
+    uids: frozenset[str]
+    folders: frozenset[Path]
+
+    @property
+    def common(self) -> Path:
+        """The deepest folder that holds them all."""
+        return Path(os.path.commonpath(self.folders))
+
+
+def spread_series(found: Mapping[Path, Sequence[SeriesFound]]) -> list[Spread]:
+    """The series that folders share, none of which holds all slices. Those that hold the same places are copies.
+
+    Series whose common folders lie in one another are one ``Spread``; else each is looked at where it is, however
+    large the tree around it.
+    """
     places: dict[str, dict[Path, set[int]]] = {}
     for folder, series in found.items():
         for one in series:
             places.setdefault(one.uid, {}).setdefault(folder, set()).add(one.places)
-    shared = (held for held in places.values() if len({frozenset(parts) for parts in held.values()}) > 1)
-    return sorted({folder for held in shared for folder in held})
+    spread: list[Spread] = []
+    for uid, held in places.items():
+        if len({frozenset(parts) for parts in held.values()}) > 1:
+            new = Spread(frozenset({uid}), frozenset(held))
+            near = [s for s in spread if s.common.is_relative_to(new.common) or new.common.is_relative_to(s.common)]
+            spread = [s for s in spread if s not in near]
+            parts = [new, *near]
+            spread.append(
+                Spread(frozenset().union(*(s.uids for s in parts)), frozenset().union(*(s.folders for s in parts)))
+            )
+    return sorted(spread, key=lambda s: s.common)
 
 
 def series_in(path: Path) -> list[SeriesFound]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import gzip
 import os
+import zipfile
 import zlib
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from medsr.image.dicom_files import Source, is_dicom, looks_headless
 from medsr.image.nifti import MARK
@@ -84,6 +85,18 @@ def made_by_medsr(path: Path) -> bool:
     except (OSError, EOFError, zlib.error):
         return False  # what is wrong with it is said when it is planned
     return f"medsr: {MARK}".encode() in start
+
+
+def packed_scans(path: Path) -> int:
+    """How many NIfTI and MGH files lie in a zip, from which only DICOM is read; 0 for what is no zip."""
+    try:
+        if not path.is_file():
+            return 0
+        with zipfile.ZipFile(path) as archive:
+            names = [PurePosixPath(name).name.lower() for name in archive.namelist()]
+    except (OSError, ValueError, EOFError, NotImplementedError, zipfile.BadZipFile):
+        return 0  # what is wrong with it is said when DICOM is looked for
+    return sum(name.endswith(SCANS) and not name.startswith(".") for name in names)
 
 
 @dataclass

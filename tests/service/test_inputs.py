@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medsr.errors import ConfigError
+from medsr.image import dicom_files
 from medsr.image.dicom_read import choose_series, find_series
 from medsr.image.geometry import Geometry
 from medsr.image.nifti import write
@@ -227,6 +228,46 @@ def test_series_spread_over_folders_is_put_together(tmp_path: Path) -> None:
     save(tmp_path / "other/c", Phantom(modality="MR", series=5).classic())
     found = find_items([tmp_path], Request(), out=tmp_path / "out")
     assert {item.path for item in found.items} == {tmp_path / "study", tmp_path / "other/c"}
+
+
+def test_spread_series_are_looked_for_where_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder above all studies may be an archive of millions of files: it is not searched as one."""
+    for number, study in enumerate(("one", "two")):
+        slices = Phantom(series=4 + number).classic()
+        save(tmp_path / study / "a", slices[:3]), save(tmp_path / study / "b", slices[3:])
+    monkeypatch.setattr(dicom_files, "_MAX_FILES", 10)  # each study has 7
+    found = find_items([tmp_path], Request(), out=tmp_path / "out")
+    assert {item.path for item in found.items} == {tmp_path / "one", tmp_path / "two"}
+    assert found.left_out == ()
+
+
+def test_series_spread_too_far_is_refused_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    slices = Phantom(modality="MR", series=4).classic()
+    save(tmp_path / "one/a", slices[:3]), save(tmp_path / "two/b", slices[3:])
+    for folder in ("one/c", "two/d"):
+        save(tmp_path / folder, Phantom(series=5).classic())
+    monkeypatch.setattr(dicom_files, "_MAX_FILES", 10)
+    found = find_items([tmp_path], Request(), out=tmp_path / "out")
+    assert {item.path for item in found.items} == {tmp_path / "one/c", tmp_path / "two/d"}
+    assert [row.exit_code for row in found.left_out] == [3, 3]
+    assert all(row.name.startswith(("one/a/series-4-", "two/b/series-4-")) for row in found.left_out)
+    assert "2 folders" in found.left_out[0].reason
+
+
+def test_nifti_in_a_zip_is_not_passed_over(tmp_path: Path) -> None:
+    folder = save(tmp_path / "src", Phantom(series=4).classic())
+    (tmp_path / "in").mkdir()
+    for name, with_dicom in (("both.zip", True), ("nifti.zip", False)):
+        with zipfile.ZipFile(tmp_path / "in" / name, "w") as archive:
+            archive.write(scan(tmp_path / "t1.nii.gz"), "deep/t1.nii.gz")
+            for file in sorted(folder.iterdir()) if with_dicom else ():
+                archive.write(file, file.name)
+    found = find_items([tmp_path / "in"], Request(), out=tmp_path / "out")
+    assert [item.path.name for item in found.items] == ["both.zip"]
+    assert [(row.name, row.exit_code) for row in found.left_out] == [("both.zip", 3), ("nifti.zip", 3)]
+    for row in found.left_out:
+        assert "1 NIfTI file" in row.reason
+        assert "unpack" in row.reason
 
 
 def test_copies_of_a_series_in_two_folders_are_two_items(tmp_path: Path) -> None:
