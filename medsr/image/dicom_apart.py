@@ -9,7 +9,7 @@ from itertools import pairwise
 import numpy as np
 
 from medsr.image.dicom_frames import Frame
-from medsr.image.dicom_grid import SAME_PLACE, slice_axes
+from medsr.image.dicom_grid import same_place, slice_axes
 
 # What may tell frames in one place apart, in the order of trust. By value: frames of one value make a volume.
 _BY_VALUE = (
@@ -44,8 +44,9 @@ def placed(frames: Sequence[Frame]) -> Placed:
     distance = np.array([frame.position for frame in frames]) @ normal
     order = sorted(range(len(frames)), key=lambda n: (distance[n], str(frames[n].keys[NUMBER])))
     places, place, start = [], 0, distance[order[0]]
+    limit = same_place(min(frames[0].spacing))
     for n in order:
-        if distance[n] - start > SAME_PLACE:
+        if distance[n] - start > limit:
             place, start = place + 1, distance[n]
         places.append(place)
     return Placed(tuple(frames[n] for n in order), tuple(places))

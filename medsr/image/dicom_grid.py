@@ -18,7 +18,8 @@ Points = NDArray[np.float64]
 IRREGULAR = 0.1  # of the slice distance: how far a slice may lie from its place on the regular grid
 NOTICEABLE = 0.02  # of the slice distance: from here on it is said
 OFF_LINE = 0.1  # of a pixel: how far a slice may lie beside the line through the first pixels of all slices
-SAME_PLACE = 0.01  # mm: slices closer than this are in one place; tags are rounded to 0.001 mm or finer
+_SAME_PLACE = 0.01  # mm: slices closer than this are in one place; tags are rounded to 0.001 mm or finer ...
+_SAME_PLACE_IN_PIXELS = 0.05  # ... but for the finer grids of small animals and specimens
 _MAX_FILLED = 2.0  # slices on the filled grid, over slices acquired
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -100,6 +101,11 @@ class Grid:
         affine[:3, 2] = step
         affine[:3, 3] = origin
         return Geometry(shape, _LPS_TO_RAS @ affine)
+
+
+def same_place(pixel: float) -> float:
+    """Distance in mm up to which slices are in one place. pixel: smallest distance of pixels, mm."""
+    return min(_SAME_PLACE, _SAME_PLACE_IN_PIXELS * pixel)
 
 
 def slice_axes(orientation: Sequence[float]) -> Points:

@@ -14,7 +14,7 @@ from medsr.image.dicom_codecs import codec_fault
 from medsr.image.dicom_files import one_line
 from medsr.image.dicom_find import choose_series, find_series
 from medsr.image.dicom_frames import Frame
-from medsr.image.dicom_grid import OFF_LINE, SAME_PLACE, Grid, grid_of
+from medsr.image.dicom_grid import OFF_LINE, Grid, grid_of, same_place
 from medsr.image.dicom_groups import groups_of
 from medsr.image.dicom_lossy import lossy_history
 from medsr.image.dicom_series import Series
@@ -124,7 +124,8 @@ def _check_same_grid(series: Series, grid: Grid) -> None:
     """Volumes of a series share their places along the normal; here also those within the plane."""
     for volume in series.volumes[1:]:
         away = np.linalg.norm(np.array([frame.position for frame in volume]) - grid.first, axis=1)
-        if away.max() > max(OFF_LINE * float(grid.pixel.min()), SAME_PLACE):
+        pixel = float(grid.pixel.min())
+        if away.max() > max(OFF_LINE * pixel, same_place(pixel)):
             frame = volume[int(np.argmax(away))]
             raise InputError(
                 f"{frame.name} lies {away.max():.3g} mm from the slice of another volume in its place; expected "

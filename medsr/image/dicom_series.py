@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from medsr.errors import InputError
 from medsr.image.dicom_apart import NUMBER, Placed, placed, split
@@ -16,6 +18,7 @@ from medsr.image.dicom_kinds import NotAnImage, WithoutPlace
 from medsr.image.dicom_tags import Head, Tags
 
 _SAME_DIRECTION = 1e-3  # of a unit vector's components
+_SAME_SPACING = 2e-4  # of the spacing: a tenth of a pixel over 500 of them
 _MAX_DIRECTIONS = 8  # more, and the slices are radial or of a moving camera, not a few stacks in one series
 
 _BY_NUMBER = (
@@ -141,29 +144,29 @@ def _files(number: int) -> str:
 
 
 def _stacked(series: Series, frames: Sequence[Frame]) -> list[Series]:
-    directions = _directions(frames)
+    directions = _near(frames, lambda frame: frame.orientation, _SAME_DIRECTION)
     if len(directions) > _MAX_DIRECTIONS:
         return [replace(series, fault=f"its slices lie in {len(directions)} directions; expected parallel slices")]
     parts: list[Series] = []
     for members in directions:
-        for alike in _classes(members, _hard_key).values():
-            parts += _volumes(series, alike)
+        for of_spacing in _near(members, lambda frame: [math.log(s) for s in frame.spacing], _SAME_SPACING):
+            for alike in _classes(of_spacing, _hard_key).values():
+                parts += _volumes(series, alike)
     return parts
 
 
 def _hard_key(frame: Frame) -> object:
-    """What all slices of one grid share, apart from their direction."""
-    spacing = tuple(round(s, 5) for s in frame.spacing)
-    return frame.rows, frame.columns, spacing, frame.kind.foreign, frame.kind.modality, frame.stack
+    """What all slices of one grid share, apart from their direction and pixels."""
+    return frame.rows, frame.columns, frame.kind.foreign, frame.kind.modality, frame.stack
 
 
-def _directions(frames: Sequence[Frame]) -> list[list[Frame]]:
-    """Frames by their orientation, within rounding."""
-    found: list[tuple[np.ndarray, list[Frame]]] = []
+def _near(frames: Sequence[Frame], values: Callable[[Frame], Sequence[float]], tolerance: float) -> list[list[Frame]]:
+    """Frames by values that are the same within rounding."""
+    found: list[tuple[NDArray[np.float64], list[Frame]]] = []
     for frame in frames:
-        own = np.asarray(frame.orientation)
-        for direction, members in found:
-            if np.abs(direction - own).max() <= _SAME_DIRECTION:
+        own = np.asarray(values(frame), float)
+        for first, members in found:
+            if np.abs(first - own).max() <= tolerance:
                 members.append(frame)
                 break
         else:

@@ -382,6 +382,14 @@ class TestSeveralVolumes:
         np.testing.assert_array_equal(read(inspect(tmp_path, series="1/2")).array, turned.values)
         np.testing.assert_allclose(inspect(tmp_path, series="1/2").geometry.affine, turned.affine, atol=1e-6)
 
+    def test_spacing_rounded_in_some_files_is_one_volume(self, tmp_path: Path) -> None:
+        phantom = Phantom(spacing=(0.48828125, 0.48828125, 2.0))
+        slices = phantom.classic()
+        for ds in slices[::2]:
+            ds.PixelSpacing = [0.4883, 0.4883]
+        [one] = find_series(save(tmp_path, slices))
+        np.testing.assert_array_equal(read(inspect_series(one)).array, phantom.values)
+
     def test_unfinished_last_time_point(self, tmp_path: Path) -> None:
         slices = []
         for n in range(3):
@@ -391,6 +399,12 @@ class TestSeveralVolumes:
                     slices.append(ds)
         found = find_series(save(tmp_path, slices))
         assert [(s.label, len(s.volumes), len(s.volumes[0])) for s in found] == [("1/1", 2, 7), ("1/2", 1, 3)]
+
+
+def test_slices_of_a_few_micrometres(tmp_path: Path) -> None:
+    """A specimen: slices 4 um apart are not in one place."""
+    phantom = Phantom(spacing=(0.004, 0.004, 0.004), origin=(0, 0, 0))
+    assert_is(save(tmp_path, phantom.classic()), phantom)
 
 
 class TestEvidence:
