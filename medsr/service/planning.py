@@ -18,7 +18,7 @@ from medsr.errors import InputError, MedsrError
 from medsr.image import nifti
 from medsr.image.header import Header
 from medsr.outputs import is_series
-from medsr.plan import Plan, make_plan
+from medsr.plan import Plan, check_tags, make_plan
 from medsr.request import Request
 from medsr.service.identity import files_of, hash_of, job_key
 from medsr.service.items import Found, Item, LeftOut, request_of
@@ -179,16 +179,6 @@ def _plan_group(
             yield LeftOut(item.name, f"unexpected {type(error).__name__} while planning: {error}", 1)
 
 
-def _check_tags(plan: Plan, tags: Header) -> None:
-    """What ``upscale`` would say of a series whose tags the output cannot carry, before the first scan is begun."""
-    from medsr.image.dicom_map import check_extra
-    from medsr.image.dicom_place import check_template
-
-    check_template(plan.target, plan.modality, tags)
-    if plan.request.uncertainty or plan.request.detail_map:
-        check_extra()
-
-
 def _absolute(request: Request) -> Request:
     """With the paths that a worker in another folder, or on another computer, needs."""
     model = str(Path(request.model).absolute()) if request.model.endswith(".safetensors") else request.model
@@ -211,7 +201,7 @@ def _plan_one(
     plan = make_plan(header, request, known.card(request.model))
     template = known.template(request)
     if is_series(Path(item.output)):
-        _check_tags(plan, header if template is None else template.header)
+        check_tags(plan, header if template is None else template.header)
     volumes = header.volumes if request.volume == "all" else 1
     if not hashed:
         return PlannedItem(item, request, plan, volumes)
