@@ -125,10 +125,14 @@ def test_at_any_step(tmp_path, write, overwrite):
     assert outcomes == {False, True}
 
 
-def test_only_listened_signals_and_the_main_thread():
-    """A library's user, who has other handlers, sees no change."""
-    with stopping.uninterrupted() as block:
-        with pytest.raises(KeyboardInterrupt), block.interruptible():
-            signal.raise_signal(signal.SIGINT)
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
+def test_other_handlers_see_no_change():
+    """Those of a program that uses medsr as a library."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with stopping.uninterrupted() as block:
+            with pytest.raises(KeyboardInterrupt), block.interruptible():
+                signal.raise_signal(signal.SIGINT)
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
