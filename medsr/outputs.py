@@ -14,6 +14,11 @@ from medsr.machine import available_disk, gigabytes
 from medsr.request import Request
 
 NOTE = "AI SR, not acquired. Research use only, not for diagnosis."  # the first word of every sidecar
+# What files of images and records are called: no folder of a series is meant by such a name.
+_FILES = (
+    ".dcm", ".ima", ".hdr", ".img", ".mgz", ".mgh", ".nrrd", ".nhdr", ".mha", ".mhd", ".mnc", ".zip", ".gz", ".tar",
+    ".png", ".jpg", ".tif", ".tiff", ".json", ".html",
+)  # fmt: skip
 FIXED_DISK = 1_000_000  # bytes: headers and sidecar
 REPORT_DISK = 15_000_000  # bytes
 
@@ -124,6 +129,11 @@ def _check_format(header: Header, output: Path, request: Request) -> None:
         raise PlanError(
             f"output {name}: give a file that ends in .nii or .nii.gz; for a DICOM series also name the one that the "
             "scan was made from with --dicom-template"
+        )
+    elif output.name.lower().endswith(_FILES) and not output.is_dir():
+        raise PlanError(
+            f"output {name}: a DICOM result is a series, one file a slice; name a folder with -o, or a file that "
+            "ends in .nii or .nii.gz"
         )
 
 

@@ -140,14 +140,23 @@ def make_plan(
 
 
 def check_tags(plan: Plan, tags: Header) -> None:
-    """Refuse a DICOM series that cannot carry the tags of the one that ``tags`` is the header of; reads no voxel.
+    """Refuse a DICOM output that could not be written with the tags of a series; reads no voxel.
 
-    Raises InputError for a series of another place or modality, PlanError for maps whose extra is not installed.
+    tags: header of that series. Raises as ``dicom_write.check_series``, and PlanError for maps whose extra is not
+    installed.
     """
-    from medsr.image.dicom_place import check_template
+    from medsr.image.dicom_write import check_series
 
-    check_template(plan.target, plan.modality, tags)
-    if plan.request.uncertainty or plan.request.detail_map:
+    request = plan.request
+    check_series(
+        plan.target,
+        plan.modality,
+        tags,
+        description=request.series_description,
+        number=request.series_number,
+        burn_in=request.burn_in,
+    )
+    if request.uncertainty or request.detail_map:
         from medsr.image.dicom_map import check_extra
 
         check_extra()

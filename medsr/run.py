@@ -254,7 +254,7 @@ def _template(request: Request) -> Header | None:
 def _tags(header: Header, plan: Plan, template: Header | None) -> Header | None:
     """The DICOM series whose tags the output carries: the template, or the input; None for a NIfTI output.
 
-    Raises InputError and PlanError as ``check_tags``.
+    Raises as ``check_tags``.
     """
     if plan.output is None or not is_series(plan.output):
         return None

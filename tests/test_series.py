@@ -198,6 +198,52 @@ def test_a_folder_is_replaced_only_when_it_is_a_result(series: Path, tmp_path: P
     assert contents(foreign) == before
 
 
+@pytest.mark.parametrize(
+    ("fields", "error", "what"),
+    [
+        ({"series_description": "a\\b"}, ConfigError, "backslash"),
+        ({"series_description": "a\nb"}, ConfigError, "control character"),
+        ({"series_number": 1 << 31}, ConfigError, "series number"),
+        ({"burn_in": True}, PlanError, "no room"),
+    ],
+)
+def test_a_series_that_could_not_be_written_is_not_begun(tmp_path, tiny_model, fields, error, what) -> None:
+    """By headers alone: the network may take hours before anything is written."""
+    narrow = save(tmp_path / "study", Phantom(stored=smooth(shape=(8, 20, 9))).classic())
+    with pytest.raises(error, match=what):
+        plan_file(narrow, None, request(tiny_model, **fields))
+    plan_file(narrow, None, request(tiny_model))
+
+
+def test_room_for_the_mark_is_that_of_the_template(series: Path, tmp_path: Path, tiny_model: Path) -> None:
+    """A scan may lie on other axes than its template: the mark must fit the rows and columns of that."""
+    thin = save(tmp_path / "thin", Phantom(stored=smooth(shape=(30, 8, 40)), spacing=(0.5, 0.5, 0.5)).classic())
+    volume = medsr.read(thin)
+    turned = nibabel.Nifti1Image(volume.array, volume.geometry.affine).as_reoriented([[2, 1], [1, 1], [0, 1]])
+    nibabel.save(turned, tmp_path / "turned_ct.nii.gz")
+    asked = request(tiny_model, dicom_template=thin, burn_in=True, scale=(2.0, 1.0, 1.0))
+    with pytest.raises(PlanError, match="30 x 8 pixels"):
+        plan_file(tmp_path / "turned_ct.nii.gz", None, asked)
+
+
+@pytest.mark.parametrize("stated", ["", "d6e8957745"])
+def test_a_source_of_no_study_is_refused_by_its_headers(tmp_path: Path, tiny_model: Path, stated: str) -> None:
+    slices = phantom().classic()
+    for ds in slices:
+        ds.StudyInstanceUID = stated
+    source = save(tmp_path / "study", slices)
+    with pytest.raises(InputError, match="StudyInstanceUID"):
+        plan_file(source, None, request(tiny_model))
+    plan_file(source, tmp_path / "study.nii.gz", request(tiny_model))
+
+
+@pytest.mark.parametrize("name", ["out.dcm", "out.DCM", "out.mgz", "out.hdr", "out.nrrd", "out.zip", "out.json"])
+def test_a_series_is_a_folder_not_a_file(series: Path, tmp_path: Path, tiny_model: Path, name: str) -> None:
+    with pytest.raises(PlanError, match="name a folder"):
+        plan_file(series, tmp_path / name, request(tiny_model))
+    plan_file(series, tmp_path / "v1.2", request(tiny_model))
+
+
 def test_options_of_the_other_format(series: Path, tmp_path: Path, tiny_model: Path) -> None:
     scan = converted(series, tmp_path / "scan_ct.nii.gz")
     for path, output, fields in [

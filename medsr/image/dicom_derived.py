@@ -64,11 +64,18 @@ def uid_of(*parts: object) -> str:
 def marked_description(source: str, derivation: Derivation) -> str:
     """SeriesDescription of a derived series: the source's or the user's, cut, and the mark, never cut."""
     text = source if derivation.series_description is None else derivation.series_description
-    if derivation.series_description is not None and text.translate(_FOREIGN_TO_LO) != text:
-        raise ConfigError("the series description holds a backslash or a control character; leave it out")
+    check_wishes(derivation.series_description, derivation.series_number)
     text = " ".join(text.translate(_FOREIGN_TO_LO).removesuffix(MARK).rstrip(" -").split())
     room = _LONGEST - len(MARK) - len(" - ")
     return f"{text[:room].rstrip()} - {MARK}" if text else MARK
+
+
+def check_wishes(description: str | None, number: int | None) -> None:
+    """Raise ConfigError for a description or number that a series cannot have; None stands for that of the source."""
+    if description is not None and description.translate(_FOREIGN_TO_LO) != description:
+        raise ConfigError("the series description holds a backslash or a control character; leave it out")
+    if number is not None and not 0 <= number <= _LAST_NUMBER:
+        raise ConfigError(f"a series number of {number}; expected 0 to {_LAST_NUMBER}")
 
 
 def number_of(source: int | None, derivation: Derivation, part: int | None = None) -> int:
@@ -77,8 +84,7 @@ def number_of(source: int | None, derivation: Derivation, part: int | None = Non
     Parts are ten apart, so that the maps of each have numbers of their own; from the eleventh on they begin again.
     """
     if derivation.series_number is not None:
-        if not 0 <= derivation.series_number <= _LAST_NUMBER:
-            raise ConfigError(f"a series number of {derivation.series_number}; expected 0 to {_LAST_NUMBER}")
+        check_wishes(None, derivation.series_number)
         return derivation.series_number
     number = 0 if source is None or source <= 0 else source * 100 + 1 + 10 * (((part or 1) - 1) % 10)
     return number if 0 < number <= _LAST_NUMBER else _NUMBER_WITHOUT_SOURCE

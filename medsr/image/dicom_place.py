@@ -58,6 +58,12 @@ def check_template(target: Geometry, modality: Modality | None, template: Header
         )
 
 
+def turned_shape(target: Geometry, template: Header) -> tuple[int, int, int]:
+    """(columns, rows, slices) of a volume on ``target`` once it is ``aligned``. Raises InputError as that."""
+    i, j, k = (target.shape[axis] for axis in _axes(target, template)[0])
+    return i, j, k
+
+
 def aligned(volume: Volume, template: Header) -> Volume:
     """The same voxels with axes in the order and direction of a DICOM series: none is computed anew.
 

@@ -177,6 +177,7 @@ def one(keyword: str, value: str | float | list[str] | None) -> Elements:
 
 def sources_of(stack: Stack, volumes: Sequence[int]) -> list[Source]:
     """Sources of some volumes of a series, by number. Raises InputError for a damaged file, or one without a study."""
+    check_study(stack)
     copier = Copier()
     timed = stack.series.told_by == ("trigger time",)
     found = []
@@ -185,11 +186,15 @@ def sources_of(stack: Stack, volumes: Sequence[int]) -> list[Source]:
         heads = dict.fromkeys(id(frame.head) for frame in frames)
         datasets = dict(zip(heads, stack.datasets(number), strict=True))
         found.append(Source(frames, datasets, stack.deskewed, copier, number + 1 if timed else None))
-    first = found[0]
-    stated, name = first.tags(0).text("StudyInstanceUID"), first.frames[0].head.name
-    if copier.element(first.dataset(0), "StudyInstanceUID", name) is None:
+    return found
+
+
+def check_study(stack: Stack) -> None:
+    """Raise InputError for a series of no study: one that is made from it would belong to none either."""
+    head = stack.series.volumes[0][0].head
+    stated = head.tags.text("StudyInstanceUID")
+    if Copier().element(head.tags.dataset, "StudyInstanceUID", head.name) is None:
         what = f"has the StudyInstanceUID {one_line(stated)!r}, which is none" if stated else "has no StudyInstanceUID"
         raise InputError(
-            f"{name} {what}, so a series made from it would belong to no study; write NIfTI (-o NAME.nii.gz)"
+            f"{head.name} {what}, so a series made from it would belong to no study; write NIfTI (-o NAME.nii.gz)"
         )
-    return found

@@ -10,19 +10,20 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from medsr.errors import InputError, JobError
-from medsr.image.dicom_burn import burn_in
+from medsr.image.dicom_burn import burn_in, mark_for
 from medsr.image.dicom_derived import Derivation as Derivation
-from medsr.image.dicom_derived import marked_description, number_of, uid_of
+from medsr.image.dicom_derived import check_wishes, marked_description, number_of, uid_of
 from medsr.image.dicom_inspect import Stack
 from medsr.image.dicom_object import Recipe, file_head, heads_of
-from medsr.image.dicom_place import aligned, places_of
+from medsr.image.dicom_place import aligned, places_of, turned_shape
 from medsr.image.dicom_place import check_template as check_template
-from medsr.image.dicom_source import sources_of
+from medsr.image.dicom_source import check_study, sources_of
 from medsr.image.dicom_store import padding_in, scale_of, stored
 from medsr.image.dicom_tags import quiet
 from medsr.image.files import display_name, sync_folder
+from medsr.image.geometry import Geometry
 from medsr.image.header import Header
-from medsr.image.volume import Volume
+from medsr.image.volume import Modality, Volume
 
 _THREADS = 4
 _SAME_STEP = 1e-3  # of the slice distance: the slices of the result are then the source's
@@ -37,6 +38,31 @@ class WrittenSeries:
     description: str
     instances: tuple[str, ...]
     files: tuple[Path, ...]
+
+
+def check_series(
+    target: Geometry,
+    modality: Modality | None,
+    source: Header,
+    *,
+    description: str | None = None,
+    number: int | None = None,
+    burn_in: bool = False,
+) -> None:
+    """Refuse, by headers alone, what ``write_series`` would refuse once the volumes are there.
+
+    target, modality: of the volumes, the modality None when not yet known. source: as in ``write_series``.
+    description, number, burn_in: as in ``Derivation``. Raises InputError as ``check_template`` does, for a source that
+    is no DICOM or of no study; ConfigError for a description or number that no series can have; PlanError for slices
+    too small for the mark.
+    """
+    stack = _stack(source)
+    check_wishes(description, number)
+    check_template(target, modality, source)
+    check_study(stack)
+    if burn_in:
+        columns, rows, _ = turned_shape(target, source)
+        mark_for(rows, columns)
 
 
 def series_uid(volumes: Sequence[Volume], source: Header, derivation: Derivation) -> str:
@@ -94,9 +120,7 @@ class _Prepared:
 
 
 def _prepared(volumes: Sequence[Volume], source: Header, derivation: Derivation) -> _Prepared:
-    stack = source.extra
-    if not isinstance(stack, Stack):
-        raise InputError(f"{display_name(source.path)} is no DICOM series; a derived series needs one as its source")
+    stack = _stack(source)
     numbers = _numbers(volumes, stack)
     volumes = [aligned(volume, source) for volume in volumes]
     geometry = volumes[0].geometry
@@ -126,6 +150,12 @@ def _prepared(volumes: Sequence[Volume], source: Header, derivation: Derivation)
     slices = [one.data.cast("B") for array in samples for one in array]
     uid = uid_of("series", stack.series.uid, recipe.identity(), _digest(slices))
     return _Prepared(replace(recipe, uid=uid), slices)
+
+
+def _stack(source: Header) -> Stack:
+    if not isinstance(source.extra, Stack):
+        raise InputError(f"{display_name(source.path)} is no DICOM series; a derived series needs one as its source")
+    return source.extra
 
 
 def _numbers(volumes: Sequence[Volume], stack: Stack) -> list[int]:
