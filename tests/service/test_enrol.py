@@ -25,7 +25,7 @@ from medsr.service.summary import write_summary
 from tests.service.cohorts import make_cohort, make_scan
 
 SCANS = 1500
-AT_ONCE = 600  # plans that may be alive together
+AT_ONCE = 1000  # plans that may be alive together
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +116,7 @@ def test_reports_take_no_memory_for_what_they_report(full: Place) -> None:
         tracemalloc.stop()
     assert lines == SCANS + 1
     assert (full.out / "manifest.jsonl").stat().st_size > 2_500_000
-    assert peak < 2_000_000
+    assert peak < 4_000_000  # the rows as objects would take four times as much
     assert [row.name for row in read_manifest(full.out / "manifest.jsonl")] == [f"{n}.nii.gz" for n in range(SCANS)]
     page = (full.out / "summary.html").read_text(encoding="utf-8")
     assert f"The first 200 of {SCANS}; manifest.jsonl has all." in page
