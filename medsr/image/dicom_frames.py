@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from medsr.errors import InputError
+from medsr.image import dicom_keys, dicom_kinds, dicom_mosaic
 from medsr.image.dicom_groups import Groups
-from medsr.image.dicom_keys import KEYWORDS, PRIVATE, keys_of
+from medsr.image.dicom_keys import KEYWORDS, keys_of
 from medsr.image.dicom_kinds import Kind, NotAnImage, WithoutPlace, is_enhanced, kind_of
 from medsr.image.dicom_layout import Layout, layout_of, padding_of
 from medsr.image.dicom_mosaic import Mosaic, mosaic_of
@@ -26,17 +27,13 @@ _KEYWORDS = (
     "LossyImageCompressionMethod", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
     "DirectoryRecordSequence", "ExtendedOffsetTable", "ExtendedOffsetTableLengths",
 )  # fmt: skip
-# Private elements that are looked at, each in the blocks where its creator may have put it: number of tiles of a mosaic
-# (Siemens) and its further header; magnitude or phase (GE); tiles of a grid and where they lie (United Imaging).
-_PRIVATE = (
-    *((group, element) for group, _, element in PRIVATE),
-    *((0x0019, 0x0A), (0x0029, 0x10), (0x0043, 0x2F), (0x0065, 0x50), (0x0065, 0x51)),
-)
+# Each in the blocks where its creator may have put it.
+_PRIVATE = (*dicom_keys.PRIVATE, *dicom_kinds.PRIVATE, *dicom_mosaic.PRIVATE)
 WANTED = frozenset(
     (
         *(tag_of(keyword) for keyword in _KEYWORDS),
-        *(group << 16 | block for group in {group for group, _ in _PRIVATE} for block in range(0x10, 0x18)),
-        *(group << 16 | block << 8 | element for group, element in _PRIVATE for block in range(0x10, 0x18)),
+        *(group << 16 | block for group in {one.group for one in _PRIVATE} for block in range(0x10, 0x18)),
+        *(one.group << 16 | block << 8 | one.element for one in _PRIVATE for block in range(0x10, 0x18)),
     )
 )
 _UNIT = 1e-3  # deviation of a direction cosine's length from 1, and of two from a right angle; tags are rounded to 1e-6

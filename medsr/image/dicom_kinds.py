@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from medsr.image.dicom_files import one_line
-from medsr.image.dicom_tags import Head, Tags, uid_name
+from medsr.image.dicom_tags import Head, Private, Tags, uid_name
 from medsr.image.volume import Modality
 
 DIRECTORY = "1.2.840.10008.1.3.10"
@@ -31,6 +31,8 @@ _MAPS = {
 }  # fmt: skip
 _ACQUIRED_FOR = {"PERFUSION"}  # of an original image: what it was acquired for (PS3.3, C.8.16.1.3); else a map of it
 _PROJECTIONS = {"PROJECTION IMAGE", "MIP", "MINIP", "MNIP", "MAX_IP", "MIN_IP"}
+_GE_COMPONENT = Private(0x0043, "GEMS_PARM_01", 0x2F, "SS")
+PRIVATE = (_GE_COMPONENT,)
 _GE_COMPONENTS = {1: "a phase image", 2: "the real part of an MR image", 3: "the imaginary part of an MR image"}
 _CT_UNITS = {"", "HU", "HU_MOD", "US"}  # US, unspecified, is what some scanners write beside Hounsfield units
 
@@ -121,5 +123,5 @@ def _mr_component(tags: Tags, words: set[str], component: str) -> str | None:
     for word in (*sorted(words), component):
         if word in _COMPONENT:
             return f"{_COMPONENT[word]} of an MR image"
-    ge = tags.private_number(0x0043, "GEMS_PARM_01", 0x2F)
+    ge = tags.private_number(_GE_COMPONENT)
     return _GE_COMPONENTS.get(int(ge)) if ge is not None else None

@@ -8,10 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from medsr.errors import InputError
-from medsr.image.dicom_tags import Tags, damage_refused
+from medsr.image.dicom_tags import Private, Tags, damage_refused
 
 _MAX_TILES = 4096
-_UIH = (0x0065, "Image Private Header")  # 50: number of slices; 51: an item for each of them
+_SIEMENS_COUNT = Private(0x0019, "SIEMENS MR HEADER", 0x0A, "US")
+_SIEMENS_HEADER = Private(0x0029, "SIEMENS CSA HEADER", 0x10, "OB")
+_GRID_COUNT = Private(0x0065, "Image Private Header", 0x50, "DS")
+_GRID_ITEMS = Private(0x0065, "Image Private Header", 0x51, "SQ")
+PRIVATE = (_SIEMENS_COUNT, _SIEMENS_HEADER, _GRID_COUNT, _GRID_ITEMS)
 
 
 @dataclass(frozen=True)
@@ -50,15 +54,15 @@ class Mosaic:
 
 def mosaic_of(tags: Tags, rows: int, columns: int) -> Mosaic | None:
     """The layout of a mosaic; None for any other image. Raises InputError for a mosaic that cannot be taken apart."""
-    if (tags.private_number(*_UIH, 0x50) or 0) > 1:
+    if (tags.private_number(_GRID_COUNT) or 0) > 1:
         return _united_imaging(tags, rows, columns)
     return _siemens(tags, rows, columns) if "MOSAIC" in tags.words("ImageType") else None
 
 
 def _united_imaging(tags: Tags, rows: int, columns: int) -> Mosaic:
     """A grid: the file states the position of every slice, in the items of a private sequence."""
-    count = int(tags.private_number(*_UIH, 0x50) or 0)
-    places = [item.numbers("ImagePositionPatient", 3) for item in tags.private_items(*_UIH, 0x51)]
+    count = int(tags.private_number(_GRID_COUNT) or 0)
+    places = [item.numbers("ImagePositionPatient", 3) for item in tags.private_items(_GRID_ITEMS)]
     orientation = tags.numbers("ImageOrientationPatient", 6)
     if count > _MAX_TILES or len(places) != count or None in places or orientation is None:
         raise InputError(
@@ -72,7 +76,7 @@ def _united_imaging(tags: Tags, rows: int, columns: int) -> Mosaic:
 
 def _siemens(tags: Tags, rows: int, columns: int) -> Mosaic:
     csa = _csa(tags)
-    count = int(tags.private_number(0x0019, "SIEMENS MR HEADER", 0x0A) or csa.get("NumberOfImagesInMosaic", [0])[0])
+    count = int(tags.private_number(_SIEMENS_COUNT) or csa.get("NumberOfImagesInMosaic", [0])[0])
     orientation = tags.numbers("ImageOrientationPatient", 6)
     between = tags.number("SpacingBetweenSlices")
     if not 1 <= count <= _MAX_TILES or orientation is None or not between or between <= 0:
@@ -111,7 +115,7 @@ def _normal(orientation: Sequence[float]) -> tuple[float, float, float]:
 
 def _csa(tags: Tags) -> dict[str, list[float]]:
     """Values of Siemens' CSA image header that say how a mosaic is laid out; {} without one."""
-    raw = tags.private_bytes(0x0029, "SIEMENS CSA HEADER", 0x10)
+    raw = tags.private_bytes(_SIEMENS_HEADER)
     if not raw:
         return {}
     with warnings.catch_warnings():

@@ -120,6 +120,8 @@ def _parts(path: Path, heads: Sequence[Head]) -> list[Series]:
         reasons = ", ".join(f"{_files(n)}, {what}" for what, n in left_out.items())
         return [replace(series, fault=reasons, no_image=True)]
     warnings = tuple(f"left out of the series: {_files(n)}, {what}" for what, n in left_out.items())
+    # By number, so that parts have the same order and names however the files are called.
+    frames.sort(key=lambda frame: (frame.keys[NUMBER], frame.head.tags.text("SOPInstanceUID")))
     parts = _stacked(replace(series, warnings=warnings), frames)
     return [replace(part, part=k + 1) for k, part in enumerate(parts)] if len(parts) > 1 else parts
 
@@ -151,13 +153,21 @@ def _stacked(series: Series, frames: Sequence[Frame]) -> list[Series]:
     for members in directions:
         for of_spacing in _near(members, lambda frame: [math.log(s) for s in frame.spacing], _SAME_SPACING):
             for alike in _classes(of_spacing, _hard_key).values():
-                parts += _volumes(series, alike)
+                for stack in _stacks(alike):
+                    parts += _volumes(series, stack)
     return parts
+
+
+def _stacks(frames: Sequence[Frame]) -> Iterable[Sequence[Frame]]:
+    """Frames of the stacks that an enhanced file names; together where every slice is called a stack of its own."""
+    stacks = _classes(frames, lambda frame: frame.stack).values()
+    single = all(max(placed(stack).places) == 0 for stack in stacks)
+    return [frames] if single else stacks
 
 
 def _hard_key(frame: Frame) -> object:
     """What all slices of one grid share, apart from their direction and pixels."""
-    return frame.rows, frame.columns, frame.kind.foreign, frame.kind.modality, frame.stack
+    return frame.rows, frame.columns, frame.kind.foreign, frame.kind.modality
 
 
 def _near(frames: Sequence[Frame], values: Callable[[Frame], Sequence[float]], tolerance: float) -> list[list[Frame]]:

@@ -40,6 +40,16 @@ _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _BINARY = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "FL": "f", "FD": "d", "UV": "Q", "SV": "q"}
 
 
+@dataclass(frozen=True)
+class Private:
+    """A private element, found by the creator of its block. vr: of its value, where the file states none or UN."""
+
+    group: int
+    creator: str
+    element: int
+    vr: str
+
+
 @dataclass(frozen=True, eq=False)
 class Tags:
     """Elements of a data set, or of an item of one of its sequences. name: of the file, for messages."""
@@ -75,24 +85,35 @@ class Tags:
             raise InputError(f"{self.name}: {keyword} is {value:g}; expected a whole number")
         return None if value is None else int(value)
 
-    def private_numbers(self, group: int, creator: str, element: int) -> tuple[float, ...] | None:
-        """Values of a private element, found by its block's creator; None when it is absent or holds no numbers."""
-        tag = self._private(group, creator, element)
+    def private_numbers(self, wanted: Private) -> tuple[float, ...] | None:
+        """Values of a private element; None when it is absent or holds no numbers."""
+        tag = self._private(wanted)
         try:
-            return None if tag is None else self._numbers(tag, "private element", None)
+            return None if tag is None else self._numbers(tag, "private element", None, wanted.vr)
         except InputError:
             return None
 
-    def private_number(self, group: int, creator: str, element: int) -> float | None:
+    def private_number(self, wanted: Private) -> float | None:
         """The first value of ``private_numbers``."""
-        values = self.private_numbers(group, creator, element)
+        values = self.private_numbers(wanted)
         return values[0] if values else None
 
-    def private_bytes(self, group: int, creator: str, element: int) -> bytes | None:
-        """Bytes of a private element, found by its block's creator."""
-        tag = self._private(group, creator, element)
+    def private_bytes(self, wanted: Private) -> bytes | None:
+        """Bytes of a private element; None when it is absent."""
+        tag = self._private(wanted)
         item = None if tag is None else self._raw.get(tag)
         return bytes(item.value) if item is not None and isinstance(item.value, bytes | bytearray) else None
+
+    def private_items(self, wanted: Private) -> list[Tags]:
+        """Items of a private sequence; [] when it is absent. Raises InputError for a damaged one."""
+        tag = self._private(wanted)
+        element = self._raw.get(tag) if tag is not None else None
+        if element is None:
+            return []
+        if isinstance(element, RawDataElement) and element.VR in (None, "UN"):
+            # What a writer that did not know the element calls UN is encoded without VRs (PS3.5, 6.2.2).
+            element = element._replace(VR="SQ", is_implicit_VR=True, is_little_endian=True)
+        return self._items_of(Dataset({element.tag: element}), element.tag)
 
     def bytes_of(self, keyword: str) -> bytes:
         """The bytes of an element; b"" when it is absent."""
@@ -118,43 +139,38 @@ class Tags:
 
     def items(self, keyword: str) -> list[Tags]:
         """Items of a sequence; [] when it is absent. Raises InputError for a damaged one."""
-        return self._items(tag_of(keyword))
+        tag = tag_of(keyword)
+        return self._items_of(self.dataset, tag) if tag in self._raw else []
 
     def item(self, keyword: str) -> Tags | None:
         """The first item of a sequence."""
         found = self.items(keyword)
         return found[0] if found else None
 
-    def private_items(self, group: int, creator: str, element: int) -> list[Tags]:
-        """Items of a private sequence, found by its block's creator; [] when it is absent or no sequence."""
-        tag = self._private(group, creator, element)
-        return [] if tag is None else self._items(tag)
-
-    def _items(self, tag: int) -> list[Tags]:
-        if tag not in self._raw:
-            return []
+    def _items_of(self, dataset: Dataset, tag: int) -> list[Tags]:
         with damage_refused(self.name):
-            value = self.dataset[tag].value
+            value = dataset[tag].value
             return [Tags(item, self.name) for item in value] if isinstance(value, pydicom.Sequence) else []
 
-    def _private(self, group: int, creator: str, element: int) -> int | None:
+    def _private(self, wanted: Private) -> int | None:
         for tag, item in self._raw.items():
-            if tag >> 16 != group or not 0x10 <= (block := tag & 0xFFFF) <= 0xFF:
+            if tag >> 16 != wanted.group or not 0x10 <= (block := tag & 0xFFFF) <= 0xFF:
                 continue
             value = item.value
             if isinstance(value, bytes):
                 value = value.decode("latin-1")
-            if isinstance(value, str) and value.strip(" \0") == creator:
-                return group << 16 | block << 8 | element
+            if isinstance(value, str) and value.strip(" \0") == wanted.creator:
+                return wanted.group << 16 | block << 8 | wanted.element
         return None
 
-    def _numbers(self, tag: int, keyword: str, count: int | None) -> tuple[float, ...] | None:
+    def _numbers(self, tag: int, keyword: str, count: int | None, vr: str = "") -> tuple[float, ...] | None:
         element = self._raw.get(tag)
         if element is None or element.value is None or len(element.value) == 0:
             return None
         if not isinstance(element, RawDataElement) or not isinstance(element.value, bytes):
             raise InputError(f"{self.name}: {keyword} is damaged; expected a number")
-        code = _BINARY.get(str(element.VR or _vr(tag))[:2])
+        stated = element.VR if element.VR not in (None, "UN") else vr or _vr(tag)
+        code = _BINARY.get(str(stated)[:2])
         values = _unpacked(element, code) if code else self._parsed(element.value, keyword)
         if not all(math.isfinite(v) for v in values):
             raise InputError(f"{self.name}: {keyword} holds NaN or Inf; expected numbers")

@@ -9,7 +9,7 @@ import shutil
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from io import BytesIO
 from pathlib import Path
@@ -79,6 +79,10 @@ def put_raw(ds: Dataset, tag: int, value: bytes, vr: str | None = None) -> None:
     ds[tag] = RawDataElement(Tag(tag), vr or dictionary_VR(tag), len(value), value, 0, False, True)
 
 
+def encoded(values: Iterable[float]) -> bytes:
+    return "\\".join(map(str, values)).encode()
+
+
 class TestTags:
     @pytest.mark.parametrize(
         ("change", "words"),
@@ -122,6 +126,24 @@ class TestTags:
         slices = Phantom().classic()
         slices[3].PixelSpacing = [0, 0]
         assert "IM4.dcm" in refusal(save(tmp_path, slices))
+
+    def test_numbers_that_only_tell_images_apart(self, tmp_path: Path) -> None:
+        """A scan whose images lie in places of their own needs none of them."""
+        slices = Phantom("MR").classic()
+        for ds in slices:
+            for keyword in ("EchoTime", "AcquisitionNumber", "InstanceNumber", "TriggerTime", "FlipAngle"):
+                raw(keyword, b"n/a ")(ds)
+        np.testing.assert_array_equal(read(inspect(save(tmp_path, slices))).array, Phantom("MR").values)
+
+    def test_elements_of_unknown_vr(self, tmp_path: Path) -> None:
+        """UN, as a system writes what it has taken from implicit VR."""
+        slices = Phantom().classic()
+        for ds in slices:
+            for keyword in ("Rows", "Columns", "BitsAllocated", "ImagePositionPatient", "PixelSpacing"):
+                element = ds[keyword]
+                value = element.value.to_bytes(2, "little") if element.VR == "US" else encoded(element.value)
+                put_raw(ds, element.tag, value, "UN")
+        np.testing.assert_array_equal(read(inspect(save(tmp_path, slices))).array, Phantom().values)
 
     def test_text_in_a_wrong_character_set(self, tmp_path: Path) -> None:
         slices = Phantom().classic()

@@ -10,7 +10,7 @@ import pytest
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.tag import Tag
-from pydicom.uid import UID
+from pydicom.uid import UID, ImplicitVRLittleEndian
 
 from medsr.errors import InputError
 from medsr.image.dicom_read import find_series, inspect, inspect_series, read_scans
@@ -258,6 +258,61 @@ class TestUnitedImagingGrid:
         del ds[0x0065, 0x1051]
         with pytest.raises(InputError, match="a grid of 3 slices without the position of each"):
             inspect(save(tmp_path, [ds]))
+
+    def test_in_implicit_vr(self, tmp_path: Path) -> None:
+        phantom = Phantom("MR", np.random.default_rng(3).integers(24, 1200, (5, 6, 3)))
+        holds(inspect(implicit(tmp_path, [self.grid(phantom)])), [phantom])
+
+
+def implicit(folder: Path, datasets: list[Dataset]) -> Path:
+    """Saved without VRs, as GE scanners send them: a private element is then only bytes."""
+    for ds in datasets:
+        ds.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
+    return save(folder, datasets)
+
+
+def test_ge_phase_in_implicit_vr(tmp_path: Path) -> None:
+    """Magnitude, phase, real and imaginary part in one series."""
+
+    def change(ds: Dataset, v: int, _: int) -> None:
+        private(ds, 0x0043, "GEMS_PARM_01", 0x2F, "SS", v)
+
+    found = find_series(implicit(tmp_path, classic(phantoms(4), change)))
+    assert [one.foreign for one in found] == [
+        None,
+        "a phase image",
+        "the real part of an MR image",
+        "the imaginary part of an MR image",
+    ]
+
+
+def test_philips_diffusion_in_implicit_vr(tmp_path: Path) -> None:
+    def change(ds: Dataset, v: int, _: int) -> None:
+        private(ds, 0x2001, "Philips Imaging DD 001", 0x03, "FL", 1000.0 * (v > 0))
+        for axis in range(3):
+            private(ds, 0x2005, "Philips MR Imaging DD 001", 0xB0 + axis, "FL", DIRECTIONS[v][axis])
+
+    parts = phantoms(4)
+    holds(inspect(implicit(tmp_path, classic(parts, change))), parts, "b-value", "direction")
+
+
+def test_every_slice_a_stack(tmp_path: Path) -> None:
+    ds = Phantom("MR").enhanced()
+    for n, groups in enumerate(ds.PerFrameFunctionalGroupsSequence):
+        groups.FrameContentSequence[0].StackID = str(n + 1)
+    holds(inspect(save(tmp_path, [ds])), [Phantom("MR")])
+
+
+def test_stacks_that_lie_side_by_side(tmp_path: Path) -> None:
+    """Two stacks of one direction, one above the other with a gap: two volumes, not one with missing slices."""
+
+    def change(groups: Dataset, v: int, k: int) -> None:
+        groups.FrameContentSequence[0].StackID = str(v + 1)
+        if v == 1:
+            groups.PlanePositionSequence[0].ImagePositionPatient = [0, 0, 500 + 4 * k]
+
+    found = find_series(save(tmp_path, [enhanced(phantoms(2), change)]))
+    assert [inspect_series(one).geometry.spacing[2] for one in found] == pytest.approx([2, 4])
 
 
 @pytest.mark.parametrize(("kind", "foreign"), [("ORIGINAL", None), ("DERIVED", "a parameter map")])
