@@ -169,7 +169,9 @@ def _check_volumes(header: Header, request: Request) -> None:
             f"Choose one with --volume 0 (to {header.volumes - 1}), or --volume all"
         )
     if isinstance(request.volume, int) and not 0 <= request.volume < header.volumes:
-        raise PlanError(f"--volume {request.volume}: {display_name(header.path)} has volumes 0 to {header.volumes - 1}")
+        name = display_name(header.path)
+        there = f"has volumes 0 to {header.volumes - 1}" if header.volumes > 1 else "is one 3-D volume; leave it out"
+        raise PlanError(f"--volume {request.volume}: {name} {there}")
 
 
 def _modality(header: Header, request: Request, card: ModelCard) -> Modality | None:

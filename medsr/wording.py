@@ -15,7 +15,7 @@ from medsr.image.files import display_name, escaped
 from medsr.image.header import Header
 from medsr.image.nifti_affine import Prefer
 from medsr.image.profile import is_thick_slice
-from medsr.image.scan import inspect, is_dicom_path, read_scan
+from medsr.image.scan import inspect, is_dicom_path, read_scan, refuse_options
 from medsr.outputs import default_output, is_series
 from medsr.plan import Plan
 from medsr.publish import Upscaled
@@ -125,7 +125,8 @@ def entries(
 ) -> list[dict[str, Any]]:
     """What is known of the scans that a path leads to, as JSON values: one entry, or one for each series of DICOM.
 
-    Raises InputError where there is no scan, or none that ``series`` fits.
+    voxels: look at them too, of one scan. The others as in ``inspect``, which see for the errors; InputError also where
+    voxels are asked of several series.
     """
     if not is_dicom_path(path) or series is not None:
         header = inspect(
@@ -134,8 +135,15 @@ def entries(
         return [facts(header, voxels=voxels)]
     from medsr.image.dicom_read import find_series, inspect_series, series_name
 
+    refuse_options(path, "NIfTI", {"--prefer": prefer, "--assume-spacing": assume_spacing})
+    found = find_series(path)
+    if voxels:
+        if len(found) > 1:
+            name = display_name(path)
+            raise InputError(f"{name} holds {len(found)} series; choose one with --series to read its voxels")
+        return [facts(inspect_series(found[0], deskew=deskew, fill_gaps=fill_gaps), voxels=True)]
     listed = []
-    for one in find_series(path):
+    for one in found:
         reason = one.foreign if one.fault is None else None
         try:
             entry = facts(inspect_series(one, deskew=deskew, fill_gaps=fill_gaps), voxels=False)
@@ -144,10 +152,6 @@ def entries(
             reason = str(error).removeprefix(f"{series_name(one)}: ")
         entry |= {"no_volume": reason} if reason else {}
         listed.append(entry)
-    if voxels:
-        raise InputError(
-            f"{display_name(path)} holds {len(listed)} series; choose one with --series to read its voxels"
-        )
     return listed
 
 

@@ -225,6 +225,7 @@ def test_hard_on_a_guess_is_warned_of():
         ({}, Request(profile="bell:1"), ConfigError, "profile"),
         ({"volumes": 30}, Request(), InputError, "--volume 0"),
         ({"volumes": 30}, Request(volume=30), PlanError, "volumes 0 to 29"),
+        ({}, Request(volume=1), PlanError, "one 3-D volume"),
         ({"foreign": "a label map"}, Request(), PlanError, "label map"),
         ({"spacing": (0.05, 0.05, 0.05)}, Request(), PlanError, "--assume-spacing"),
         ({"spacing": (1, 1, 20)}, Request(), PlanError, "--assume-spacing"),

@@ -12,6 +12,7 @@ import pytest
 
 from medsr.card import read_card
 from medsr.cli import cli
+from medsr.errors import ConfigError, InputError
 from medsr.image.geometry import Geometry
 from medsr.image.header import Header
 from medsr.plan import make_plan
@@ -64,6 +65,17 @@ def test_the_hint_keeps_what_was_asked_for():
     assert words[:3] == ["medsr", "upscale", "some where/a b.nii.gz"]
     assert words[-2:] == ["-o", "some where/a b_iso.nii.gz"]
     assert parsed(words[3:]) == replace(request, isotropic=True)
+
+
+def test_voxels_of_the_only_series_are_read(tmp_path):
+    """Only where there are several has one to be chosen."""
+    save(tmp_path / "one", Phantom("MR").classic())
+    assert entries(tmp_path / "one", voxels=True)[0]["acquired_by_spectrum"] == [None, None, None]
+    save(tmp_path / "two", Phantom("MR", series=2).classic())
+    with pytest.raises(InputError, match="choose one with --series"):
+        entries(tmp_path, voxels=True)
+    with pytest.raises(ConfigError, match="--prefer: only for NIfTI"):
+        entries(tmp_path, prefer="sform")
 
 
 def test_series_of_one_number_are_listed_with_their_uids(tmp_path):

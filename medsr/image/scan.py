@@ -32,11 +32,11 @@ def inspect(
     """
     path = Path(path)
     if not is_dicom_path(path):
-        _refuse_options(path, "DICOM", {"--series": series, "--deskew": deskew, "--fill-gaps": fill_gaps})
+        refuse_options(path, "DICOM", {"--series": series, "--deskew": deskew, "--fill-gaps": fill_gaps})
         return nifti.inspect(path, prefer=prefer, assume_spacing=assume_spacing)
     from medsr.image import dicom_read
 
-    _refuse_options(path, "NIfTI", {"--prefer": prefer, "--assume-spacing": assume_spacing})
+    refuse_options(path, "NIfTI", {"--prefer": prefer, "--assume-spacing": assume_spacing})
     return dicom_read.inspect(path, series=series, deskew=deskew, fill_gaps=fill_gaps)
 
 
@@ -80,7 +80,7 @@ def read_scans(header: Header, *, modality: Modality | None = None) -> Iterator[
     return dicom_read.read_scans(header, modality=modality)
 
 
-def _refuse_options(path: Path, format_name: str, options: dict[str, object]) -> None:
+def refuse_options(path: Path, format_name: str, options: dict[str, object]) -> None:
     """An option that would do nothing is a misunderstanding, not a wish."""
     given = [name for name, value in options.items() if value is not None and value is not False]
     if given:
