@@ -6,6 +6,8 @@ import os
 import shutil
 from pathlib import Path
 
+_ASSUMED_MEMORY = 8 << 30  # bytes
+
 
 def cores() -> int:
     """How many cores this process may use, which can be fewer than there are (taskset, SLURM, containers)."""
@@ -23,6 +25,12 @@ def available_memory() -> int | None:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
     except (AttributeError, OSError, ValueError):
         return None
+
+
+def memory_to_hold() -> int:
+    """``available_memory``, or 8 GiB where the system does not tell: what a header's claims are held against."""
+    free = available_memory()
+    return _ASSUMED_MEMORY if free is None else free
 
 
 def available_disk(folder: Path) -> int | None:

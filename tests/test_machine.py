@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from medsr import machine
 from medsr.machine import available_disk, cores, gigabytes
 
 
@@ -30,3 +31,10 @@ def test_disk(tmp_path):
 @pytest.mark.parametrize(("size", "text"), [(1.5e9, "1.5 GB"), (1e8, "0.1 GB"), (99e6, "99.0 MB"), (0, "0.0 MB")])
 def test_gigabytes(size, text):
     assert gigabytes(size) == text
+
+
+@pytest.mark.parametrize(("told", "held"), [(None, 8 << 30), (0, 0), (5, 5)])
+def test_memory_is_guessed_only_where_the_system_does_not_tell(monkeypatch, told, held):
+    """No memory left is an answer, not the lack of one."""
+    monkeypatch.setattr(machine, "available_memory", lambda: told)
+    assert machine.memory_to_hold() == held

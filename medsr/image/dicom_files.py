@@ -13,12 +13,11 @@ from typing import BinaryIO, cast
 
 from medsr.errors import InputError
 from medsr.image.files import display_name, escaped
-from medsr.machine import available_memory, gigabytes
+from medsr.machine import gigabytes, memory_to_hold
 
 PREAMBLE = 132  # bytes: 128 for anybody, then DICM
 _MAX_FILES = 200_000
 _MAX_RATIO = 1100  # deflate cannot do better than 1032 to 1; a zip that claims more is made to exhaust the reader
-_ASSUMED_MEMORY = 8 << 30
 _LARGE = 64 << 20  # bytes: from here on a file is held against the memory that is free
 _ZIP_START = (b"PK\3\4", b"PK\5\6", b"PK\7\x08")
 
@@ -51,7 +50,7 @@ class Source:
     def read(self) -> bytes:
         """All bytes. Raises InputError when they do not fit the memory that is free."""
         size = self.size
-        if size > _LARGE and size > (memory := available_memory() or _ASSUMED_MEMORY):
+        if size > _LARGE and size > (memory := memory_to_hold()):
             raise InputError(f"{self.name} is {gigabytes(size)} and {gigabytes(memory)} of memory are free")
         with self._open() as stream:
             return stream.read(size)

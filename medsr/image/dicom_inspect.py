@@ -22,13 +22,12 @@ from medsr.image.dicom_tags import quiet, read_head
 from medsr.image.files import display_name
 from medsr.image.geometry import Geometry
 from medsr.image.header import Header
-from medsr.machine import available_memory, gigabytes
+from medsr.machine import gigabytes, memory_to_hold
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
 _THREADS = 8
-_ASSUMED_MEMORY = 8 << 30
 
 
 @dataclass(frozen=True, eq=False)
@@ -197,7 +196,7 @@ def _acquired(frame: Frame) -> tuple[int | None, int | None, None]:
 
 def _check_memory(geometry: Geometry, source: Grid, one: Frame, name: str) -> None:
     """Declared size against the memory, before anything is set aside."""
-    memory = available_memory() or _ASSUMED_MEMORY
+    memory = memory_to_hold()
     i, j, k = geometry.shape
     peak = 4 * i * j * k + (4 + one.layout.bits_allocated // 8) * source.shape[0] * source.shape[1] * source.shape[2]
     if peak > memory:

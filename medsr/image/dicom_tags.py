@@ -27,7 +27,7 @@ from medsr.errors import InputError
 from medsr.image.dicom_elements import PIXEL_DATA, Odd, look
 from medsr.image.dicom_elements import UNDEFINED as UNDEFINED
 from medsr.image.dicom_files import PREAMBLE, Source, one_line
-from medsr.machine import available_memory
+from medsr.machine import memory_to_hold
 
 IMPLICIT = "1.2.840.10008.1.2"
 EXPLICIT = "1.2.840.10008.1.2.1"
@@ -312,7 +312,7 @@ def uid_name(uid: str) -> str:
 
 def _inflated(stream: BinaryIO, name: str) -> bytes:
     packed = stream.read()
-    limit = min(_MAX_INFLATED, available_memory() or _MAX_INFLATED)
+    limit = max(1, min(_MAX_INFLATED, memory_to_hold()))  # 0 would mean none
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     data = inflater.decompress(packed, limit)
     if inflater.unconsumed_tail:

@@ -18,10 +18,9 @@ from medsr.image.modality import by_header
 from medsr.image.nifti_affine import Prefer
 from medsr.image.nifti_header import Layout, read_layout
 from medsr.image.nifti_stream import MAX_INFLATION, is_gzip
-from medsr.machine import available_memory, gigabytes
+from medsr.machine import gigabytes, memory_to_hold
 
 _MAX_SIDECAR = 16 << 20
-_ASSUMED_MEMORY = 8 << 30
 
 
 def inspect(path: Path, *, prefer: Prefer | None = None, assume_spacing: Sequence[float] | None = None) -> Header:
@@ -86,7 +85,7 @@ def _check_size(layout: Layout, path: Path) -> None:
         raise InputError(
             f"{name} is truncated: {size} bytes, but its header declares {needed}; copy or download it again"
         )
-    memory = available_memory() or _ASSUMED_MEMORY
+    memory = memory_to_hold()
     peak = math.prod(layout.shape) * (layout.dtype.itemsize + 4)
     if peak > memory:
         raise InputError(
