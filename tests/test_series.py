@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import nibabel
@@ -19,6 +23,8 @@ from medsr.protocols import degrade_file
 from medsr.request import Request
 from medsr.run import plan_file, upscale_file
 from tests.image.dicom_phantom import Phantom, save
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def smooth(seed: int = 0, shape=(22, 20, 9)) -> np.ndarray:
@@ -260,6 +266,28 @@ def test_options_of_the_other_format(series: Path, tmp_path: Path, tiny_model: P
             upscale_file(path, output, request(tiny_model, **fields))
     with pytest.raises(PlanError, match="--dicom-template"):
         upscale_file(scan, tmp_path / "x", request(tiny_model))
+
+
+def test_the_examples_of_the_page_run(tmp_path: Path) -> None:
+    """The Python blocks of docs/dicom.md, each a script of its own, as they stand beside a folder of that name."""
+    save(tmp_path / "study", Phantom("MR", stored=smooth(), series=4).classic())
+    page = (ROOT / "docs" / "dicom.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    assert len(blocks) == 2
+    printed = []
+    for code in blocks:
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        printed.append(done.stdout)
+    assert "a volume" in printed[0]
+    assert tags(tmp_path / "study_sr")[0].SeriesInstanceUID in printed[0]
 
 
 def test_own_results_are_not_taken_in_again(series: Path, tmp_path: Path, tiny_model: Path) -> None:
