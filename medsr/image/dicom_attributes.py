@@ -205,7 +205,7 @@ IMAGE = Module(
         "ContentTime": "when the run began",
         "BurnedInAnnotation": "YES with --burn-in or where the source says so, else NO",
         "LossyImageCompression": "01 where any file of the source was ever compressed with loss",
-        "LossyImageCompressionRatio": "the source's history",
+        "LossyImageCompressionRatio": "the source's history; that of its bytes where it states none",
         "LossyImageCompressionMethod": "the source's history",
     },
     dropped={

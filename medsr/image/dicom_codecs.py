@@ -41,7 +41,7 @@ def codec_fault(layout: Layout) -> str | None:
 
 
 def encoded_frames(head: Head, layout: Layout, data: memoryview) -> list[bytes]:
-    """The compressed frames of one file. data: all its bytes."""
+    """The compressed frames of one file. data: all its bytes. Raises InputError where some are missing."""
     start = head.offset or 0
     offsets, lengths = head.tags.bytes_of("ExtendedOffsetTable"), head.tags.bytes_of("ExtendedOffsetTableLengths")
     table = (offsets, lengths) if offsets and lengths else None

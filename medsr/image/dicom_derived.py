@@ -22,10 +22,10 @@ from medsr.image.volume import Modality
 
 STORAGE: Mapping[Modality, str] = {"CT": "1.2.840.10008.5.1.4.1.1.2", "MR": "1.2.840.10008.5.1.4.1.1.4"}
 MAKER = "medsr"
-_LONGEST = 64  # characters of LO
+LONGEST = 64  # characters of LO
 _SHORT_TEXT = 1024  # characters of ST
 _NUMBER_WITHOUT_SOURCE = 9901
-_LAST_NUMBER = (1 << 31) - 1
+LAST_NUMBER = (1 << 31) - 1  # of an integer string (IS)
 _FOREIGN_TO_LO = str.maketrans({"\\": "/"} | {chr(c): " " for c in (*range(32), 127)})
 _IMAGE_FLAVOUR = {"CT": ("AXIAL", "LOCALIZER")}  # the third values that classic CT allows
 
@@ -66,7 +66,7 @@ def marked_description(source: str, derivation: Derivation) -> str:
     text = source if derivation.series_description is None else derivation.series_description
     check_wishes(derivation.series_description, derivation.series_number)
     text = " ".join(text.translate(_FOREIGN_TO_LO).removesuffix(MARK).rstrip(" -").split())
-    room = _LONGEST - len(MARK) - len(" - ")
+    room = LONGEST - len(MARK) - len(" - ")
     return f"{text[:room].rstrip()} - {MARK}" if text else MARK
 
 
@@ -74,8 +74,8 @@ def check_wishes(description: str | None, number: int | None) -> None:
     """Raise ConfigError for a description or number that a series cannot have; None stands for that of the source."""
     if description is not None and description.translate(_FOREIGN_TO_LO) != description:
         raise ConfigError("the series description holds a backslash or a control character; leave it out")
-    if number is not None and not 0 <= number <= _LAST_NUMBER:
-        raise ConfigError(f"a series number of {number}; expected 0 to {_LAST_NUMBER}")
+    if number is not None and not 0 <= number <= LAST_NUMBER:
+        raise ConfigError(f"a series number of {number}; expected 0 to {LAST_NUMBER}")
 
 
 def number_of(source: int | None, derivation: Derivation, part: int | None = None) -> int:
@@ -87,7 +87,7 @@ def number_of(source: int | None, derivation: Derivation, part: int | None = Non
         check_wishes(None, derivation.series_number)
         return derivation.series_number
     number = 0 if source is None or source <= 0 else source * 100 + 1 + 10 * (((part or 1) - 1) % 10)
-    return number if 0 < number <= _LAST_NUMBER else _NUMBER_WITHOUT_SOURCE
+    return number if 0 < number <= LAST_NUMBER else _NUMBER_WITHOUT_SOURCE
 
 
 def new_equipment(source: Tags, derivation: Derivation) -> Dataset:
@@ -126,7 +126,7 @@ def _contributors(source: Tags, derivation: Derivation) -> list[Dataset]:
 
 
 def _line(text: str) -> str:
-    return text.translate(_FOREIGN_TO_LO)[:_LONGEST]
+    return text.translate(_FOREIGN_TO_LO)[:LONGEST]
 
 
 def new_times(source: Tags, derivation: Derivation) -> Dataset:

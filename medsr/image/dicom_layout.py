@@ -40,7 +40,10 @@ class Layout:
 
 
 def layout_of(head: Head) -> Layout:
-    """Size and type of the samples, held against each other and against the size of the file."""
+    """Size and type of the samples, held against each other and against the size of the file.
+
+    Raises InputError where they contradict each other, or the file is too short for them.
+    """
     tags, name = head.tags, head.name
     rows, columns = tags.integer("Rows"), tags.integer("Columns")
     frames = tags.integer("NumberOfFrames") or 1
@@ -86,7 +89,7 @@ def _check_length(head: Head, layout: Layout) -> None:
 
 
 def padding_of(tags: Tags, layout: Layout) -> tuple[int, int] | None:
-    """Range of stored values that are no part of the image; None where none is stated."""
+    """Range of stored values that are no part of the image; None where none is stated. Raises InputError."""
     value = tags.integer("PixelPaddingValue")
     if value is None:
         return None

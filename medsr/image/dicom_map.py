@@ -19,7 +19,7 @@ from pydicom.sr.coding import Code
 from pydicom.uid import UID
 
 from medsr.errors import InputError, JobError, PlanError
-from medsr.image.dicom_derived import uid_of
+from medsr.image.dicom_derived import LAST_NUMBER, LONGEST, uid_of
 from medsr.image.dicom_kinds import MARK
 from medsr.image.dicom_place import aligned
 from medsr.image.dicom_tags import quiet, tag_of
@@ -83,8 +83,6 @@ _SHARED = (
     "ContributingEquipmentSequence", "TimezoneOffsetFromUTC",
 )  # fmt: skip
 _LONGEST_VALUE = (1 << 32) - 2  # bytes of an element
-_LAST_NUMBER = (1 << 31) - 1  # of an integer string (IS)
-_TEXT = 64  # characters of a long string (LO)
 
 
 def check_extra() -> None:
@@ -154,7 +152,7 @@ def _parametric_map(
         source_images=[_place(ds) for ds in slices],
         pixel_array=np.zeros((len(slices), 1, 1, *([len(frames)] if several else [])), np.float32),
         series_instance_uid=uid_of(uid, "series"),
-        series_number=min(derived.number + meaning.offset, _LAST_NUMBER),
+        series_number=min(derived.number + meaning.offset, LAST_NUMBER),
         sop_instance_uid=uid_of(uid, "instance"),
         instance_number=1,
         manufacturer=slices[0].Manufacturer,
@@ -289,5 +287,5 @@ def _tell_apart(made: ParametricMap, derived: WrittenSeries, count: int) -> None
 def _description(series: str, word: str) -> str:
     """That of the derived series with the name of the map before the mark; the text is cut, never the mark."""
     tail = f"{word} - {MARK}"
-    text = series.removesuffix(MARK).rstrip(" -")[: _TEXT - len(tail) - 1].rstrip()
+    text = series.removesuffix(MARK).rstrip(" -")[: LONGEST - len(tail) - 1].rstrip()
     return f"{text} {tail}" if text else tail

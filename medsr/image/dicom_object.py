@@ -28,7 +28,7 @@ from medsr.image.dicom_derived import (
 from medsr.image.dicom_lossy import lossy_history
 from medsr.image.dicom_place import Places, neighbours
 from medsr.image.dicom_references import references
-from medsr.image.dicom_source import Elements, Source, one
+from medsr.image.dicom_source import Elements, Source, element
 from medsr.image.dicom_store import Scale
 from medsr.image.dicom_tags import tag_of
 from medsr.image.volume import Modality
@@ -127,7 +127,7 @@ def heads_of(recipe: Recipe) -> Heads:
 def _heads(recipe: Recipe, encoder: Encoder) -> Heads:
     series = series_elements(recipe)
     if encoder.charset:
-        series |= one("SpecificCharacterSet", list(encoder.charset))
+        series |= element("SpecificCharacterSet", list(encoder.charset))
     found: dict[tuple[int, tuple[int, ...]], Encoded] = {}
     for number, source in enumerate(recipe.sources):
         volume = series | volume_elements(recipe, source)
@@ -178,7 +178,7 @@ def volume_elements(recipe: Recipe, source: Source) -> Elements:
     if "FrameOfReferenceUID" not in found:
         # The places of its slices still hold among themselves, and with others that are made from them.
         series = source.frames[0].head.tags.text("SeriesInstanceUID")
-        found |= one("FrameOfReferenceUID", uid_of("frame of reference", series))
+        found |= element("FrameOfReferenceUID", uid_of("frame of reference", series))
     return found
 
 
@@ -187,7 +187,7 @@ def slice_elements(recipe: Recipe, source: Source, nearest: int) -> Elements:
     found = source.copied(nearest, recipe.modality, "slice")
     tags = source.tags(nearest)
     kind = tags.words("FrameType") or tags.words("ImageType")
-    return found | one("ImageType", image_type(kind, recipe.modality))
+    return found | element("ImageType", image_type(kind, recipe.modality))
 
 
 def file_head(recipe: Recipe, heads: Heads, number: int) -> bytes:

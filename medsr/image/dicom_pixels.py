@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import threading
 from collections import Counter
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from medsr.image.dicom_frames import Frame
 from medsr.image.dicom_tags import DEFLATED, damage_refused, inflated_bytes, quiet
 from medsr.image.intensity import CT_AIR_HU
 from medsr.image.volume import Array
+from medsr.machine import cores
 
 _MAX_THREADS = 8
 _BACKGROUND = 0.1  # of the range of values, from its dark end
@@ -96,7 +96,7 @@ def read_voxels(frames: Sequence[Frame], threads: int | None = None) -> Voxels:
         _rescale(stored, frames[k], stored_order[k])
         _rescale(np.array([[stored.min(), stored.max()]]), frames[k], ends[k])
 
-    with quiet(), ThreadPoolExecutor(threads or min(_MAX_THREADS, os.cpu_count() or 1)) as pool:
+    with quiet(), ThreadPoolExecutor(threads or min(_MAX_THREADS, cores())) as pool:
         list(pool.map(fill, range(len(frames))))
     span = float(ends.min()), float(ends.max())
     padded = _air(stored_order, frames, *span)

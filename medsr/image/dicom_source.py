@@ -83,7 +83,7 @@ class Source:
         if level == "series":
             sided = self.copier.element(dataset, "ImageLaterality", name) is not None
             if not sided and not {"Laterality", "BodyPartExamined"} & found.keys():
-                found |= one("Laterality", None)  # it may be one of a pair, for all that is known
+                found |= element("Laterality", None)  # it may be one of a pair, for all that is known
             _complete_series(found)
         return found
 
@@ -92,10 +92,10 @@ class Source:
         if modality == "MR":
             _complete_mr(found)
             if "TriggerTime" not in found and "TemporalPositionIdentifier" not in found and self.moment is not None:
-                found |= one("TemporalPositionIdentifier", str(self.moment))
+                found |= element("TemporalPositionIdentifier", str(self.moment))
             b_value = self.frames[k].keys.get("b-value")
             if "DiffusionBValue" not in found and isinstance(b_value, float):
-                found |= one("DiffusionBValue", b_value)  # from the vendor's private tag
+                found |= element("DiffusionBValue", b_value)  # from the vendor's private tag
         if self.deskewed:
             found.pop("GantryDetectorTilt", None)
         if "MultienergyCTAcquisitionSequence" not in found:
@@ -120,7 +120,7 @@ def _complete_series(found: Elements) -> None:
     removed = found.get("PatientIdentityRemoved")
     how = {"DeidentificationMethod", "DeidentificationMethodCodeSequence"} & found.keys()
     if removed is not None and removed.value == "YES" and not how:
-        found |= one("DeidentificationMethod", "not stated by the source")
+        found |= element("DeidentificationMethod", "not stated by the source")
 
 
 def _complete_patient(found: Elements) -> None:
@@ -150,7 +150,7 @@ def _complete_mr(found: Elements) -> None:
         found.pop("InversionTime", None)
         if "IR" in sequence:
             found["InversionTime"] = _made("InversionTime", None)
-    found |= one("ScanningSequence", sequence or ["RM"])  # research mode, where the source says nothing
+    found |= element("ScanningSequence", sequence or ["RM"])  # research mode, where the source says nothing
     if "SequenceVariant" not in found:
         found["SequenceVariant"] = _made("SequenceVariant", "NONE")
     if not _GATED & set(_words(found["ScanOptions"])):
@@ -165,10 +165,10 @@ def _words(element: DataElement) -> list[str]:
 
 @lru_cache(maxsize=256)
 def _made(keyword: str, value: str | None) -> DataElement:
-    return one(keyword, value)[keyword]
+    return element(keyword, value)[keyword]
 
 
-def one(keyword: str, value: str | float | list[str] | None) -> Elements:
+def element(keyword: str, value: str | float | list[str] | None) -> Elements:
     """A single element."""
     ds = Dataset()
     setattr(ds, keyword, value)

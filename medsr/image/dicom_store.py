@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from medsr.errors import JobError
 from medsr.image.dicom_copy import decimal_of_any_size
 from medsr.image.dicom_frames import Frame
 from medsr.image.volume import Array, Volume
+from medsr.machine import cores
 
 Samples = NDArray[np.int16] | NDArray[np.uint16]
 
@@ -113,7 +113,7 @@ def stored(array: Array, scale: Scale) -> Samples:
             for j in range(nj):
                 out[part, j] = np.rint(_steps(array[:, j, part], scale)).astype(out.dtype).T
 
-    with ThreadPoolExecutor(min(_MAX_THREADS, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(min(_MAX_THREADS, cores())) as pool:
         list(pool.map(fill, _slabs(nk)))
     return out
 

@@ -275,7 +275,10 @@ def _elements(
 
 
 def inflated_bytes(head: Head) -> bytes:
-    """All bytes in which ``head.offset`` counts: those of the file, inflated where it is deflated."""
+    """All bytes in which ``head.offset`` counts: those of the file, inflated where it is deflated.
+
+    Raises InputError for a file that cannot be read, or holds more than the memory.
+    """
     if head.syntax != DEFLATED:
         return head.source.read()
     with head.source.open() as stream, damage_refused(head.name):
