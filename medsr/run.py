@@ -67,7 +67,9 @@ def plan_file(
     """
     header = _inspected(path, request)
     card = card or read_card(request.model)
-    output = output or default_output(header.path, series=header.format == "dicom" or request.dicom_template is not None)
+    if output is None:
+        series = header.format == "dicom" or request.dicom_template is not None
+        output = default_output(header.path, series=series)
     plan = make_plan(header, request, card, output, overwrite=overwrite)
     template = _template(request)
     _tags(header, plan, template)
