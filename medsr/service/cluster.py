@@ -64,7 +64,7 @@ def _run(address: str | None, workers: int | None, store: JobStore, orders: Orde
 
 
 def _knock(address: str) -> None:
-    """Raises PlanError where nobody answers: Ray itself would try for many minutes."""
+    """Raises PlanError where nobody answers, or somebody who is not Ray: Ray itself would try for many minutes."""
     if address in ("auto", "local"):
         raise PlanError(
             f"--address {address}: name the head node (host:port), or none for the cluster of this computer"
@@ -73,12 +73,29 @@ def _knock(address: str) -> None:
         raise PlanError(f"--address {address}: give the head node as host:port, and run the batch on a node of it")
     host, _, port = address.rpartition(":") if ":" in address else (address, "", _OLD_PORT)
     try:
-        socket.create_connection((host.strip("[]"), int(port)), ANSWER_S).close()
+        with socket.create_connection((host.strip("[]"), int(port)), ANSWER_S) as line:
+            if os.environ.get("RAY_USE_TLS", "0") == "0" and not _speaks_grpc(line):
+                raise PlanError(
+                    f"what answers at {address} is no Ray cluster; give the address that ray start --head printed"
+                )
     except (OSError, ValueError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error
         raise PlanError(
             f"no Ray cluster answers at {address} ({reason}); start one with: ray start --head --port 6379"
         ) from error
+
+
+def _speaks_grpc(line: socket.socket) -> bool:
+    """True when the other side speaks HTTP/2, as Ray's head does: the first frame of both sides is SETTINGS, type 4
+    (RFC 9113, 3.4 and 4.1).
+    """
+    until = time.monotonic() + ANSWER_S
+    line.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]))
+    frame = b""
+    with contextlib.suppress(TimeoutError, ConnectionResetError):
+        while len(frame) < 9 and time.monotonic() < until and (more := line.recv(9 - len(frame))):
+            frame += more
+    return len(frame) == 9 and frame[3] == 4
 
 
 @contextlib.contextmanager

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medsr.errors import PlanError
+from medsr.service import cluster as cluster_module
 from medsr.service.cluster import cluster_work
 from medsr.service.jobs import JobStore
 from medsr.service.place import Place
@@ -143,6 +146,32 @@ def test_address_that_is_none(address: str, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @needs_ray()
+@pytest.mark.parametrize("answers", [b"", b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n", b"220 mail\r\n"])
+@needs_ray()
+def test_address_of_another_service(answers: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray itself would ask it for ten minutes, and fill the terminal meanwhile."""
+    monkeypatch.setattr(cluster_module, "ANSWER_S", 1.0)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            line, _ = server.accept()
+            with line, contextlib.suppress(ConnectionError):
+                line.sendall(answers)
+                while line.recv(1000):
+                    pass
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        with pytest.raises(PlanError, match="is no Ray cluster"):
+            cluster_work(f"127.0.0.1:{server.getsockname()[1]}")
+        thread.join()
+
+
+@needs_ray()
+def test_address_of_a_cluster(cluster: Cluster) -> None:
+    cluster_work(cluster.address)
+
+
 def test_address_where_nobody_answers() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # and does not listen
