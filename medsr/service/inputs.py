@@ -16,6 +16,7 @@ from medsr.service.series import SeriesFound, relative, series_in, spread_series
 from medsr.service.table import called, read_table
 from medsr.service.walk import is_hidden, packed_scans, walk
 
+_SHEETS = (".tsv", ".xlsx", ".xls", ".ods")
 _READ = "NIfTI (.nii, .nii.gz, .hdr), MGH, DICOM and zips of DICOM"
 
 
@@ -52,6 +53,8 @@ def _mentions(inputs: Sequence[Path]) -> list[Mention]:
             mentions += [Mention(row.path, row.name, row.options) for row in read_table(path)]
         elif path.is_dir() and not several:
             mentions.append(Mention(path, PurePosixPath(), {}))
+        elif path.suffix.lower() in _SHEETS and path.is_file():
+            raise ConfigError(f"{display_name(path)}: a table of scans must be CSV; save it as .csv, with commas")
         else:
             mentions.append(Mention(path, PurePosixPath(called(path)), {}))
     return mentions

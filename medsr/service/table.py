@@ -76,12 +76,19 @@ def _lines(path: Path) -> list[list[str]]:
             lines = [[cell.strip() for cell in line] for line in csv.reader(stream, strict=True)]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ConfigError(f"{path.name} cannot be read as CSV in UTF-8 ({error}); save it as such") from error
-    return [line for line in lines if any(line)]
+    lines = [line for line in lines if any(line)]
+    if lines:  # spreadsheets add columns without head or content
+        while lines[0] and not lines[0][-1] and not any(line[-1] for line in lines if len(line) == len(lines[0])):
+            width = len(lines[0])
+            lines = [line[:-1] if len(line) == width else line for line in lines]
+    return lines
 
 
 def _check_header(path: Path, header: Sequence[str]) -> None:
     known = columns()
     unknown = [name or "(empty)" for name in header if name not in (PATH, *known)]
+    if PATH not in header and any(mark in name for name in header for mark in ";\t"):
+        raise ConfigError(f"{path.name}: its columns are parted by semicolons or tabs; save it as CSV with commas")
     if PATH not in header:
         raise ConfigError(f"{path.name} has no column {PATH!r}; its first line names the columns, with commas between")
     if unknown:
@@ -97,6 +104,8 @@ def _row(folder: Path, header: Sequence[str], cells: Sequence[str], parsers: Map
     values = dict(zip(header, cells, strict=True))
     if not values[PATH]:
         raise ValueError("no path")
+    if "\0" in values[PATH]:
+        raise ValueError("a path with a NUL character")
     options: dict[str, Any] = {}
     for name, parse in parsers.items():
         if values[name]:

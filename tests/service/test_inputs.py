@@ -399,6 +399,10 @@ def test_row_of_a_folder_and_a_series(tmp_path: Path) -> None:
         ("path,modality\na.nii,pet\n", "expected auto or mr or ct"),
         ("path,isotropic\na.nii,maybe\n", "expected yes or no"),
         ('path\n"a.nii\n', "cannot be read as CSV"),
+        ("path;scale\na.nii;2\n", "semicolons"),
+        ("path\tscale\na.nii\t2\n", "tabs"),
+        ("path\na.nii\nb\0.nii\n", "line 3: .*NUL"),
+        ("path,\na.nii,x\n", "unknown column .empty"),
     ],
 )
 def test_bad_table_is_refused_with_every_bad_row(tmp_path: Path, text: str, said: str) -> None:
@@ -415,6 +419,17 @@ def test_no_row_leads_out_of_the_folder_of_outputs(tmp_path: Path, path: str) ->
     assert found.items
     for item in found.items:
         assert ".." not in item.output.split("/")
+
+
+def test_empty_columns_of_a_spreadsheet_are_no_columns(tmp_path: Path) -> None:
+    rows = read_table(table(tmp_path, "\ufeffPath, Scale ,,\r\na.nii,2,,\r\n,,,\r\nb.nii,,,\r\n"))
+    assert [(row.name.name, dict(row.options)) for row in rows] == [("a.nii", {"scale": (2.0,)}), ("b.nii", {})]
+
+
+def test_sheet_that_is_no_csv(tmp_path: Path) -> None:
+    (tmp_path / "cohort.xlsx").write_bytes(b"PK\3\4")
+    with pytest.raises(ConfigError, match=r"save it as \.csv"):
+        find_items([tmp_path / "cohort.xlsx"], Request(), out=tmp_path / "out")
 
 
 def test_scan_with_two_sets_of_options_is_refused(tmp_path: Path) -> None:
