@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -74,7 +75,7 @@ def outcome(command: click.Command, arguments: list[str]) -> int:
     except Exception as error:
         fail(f"unexpected {type(error).__name__}: {error}")
         say(_REPORT, err=True)
-        if any(a in ("-v", "--verbose") for a in arguments):
+        if any(a == "--verbose" or re.fullmatch("-q*vq*", a) for a in arguments):
             import traceback
 
             traceback.print_exc()

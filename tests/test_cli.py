@@ -348,8 +348,9 @@ def test_a_bug_says_what_to_report(monkeypatch, capsys, scan, tiny_model):
     assert "unexpected RuntimeError: two lines" in quiet
     assert "medsr --version" in quiet
     assert "Traceback" not in quiet
-    assert exits.outcome(cli.cli, ["upscale", str(scan), "--model", str(tiny_model), "-v"]) == 1
-    assert "Traceback" in capsys.readouterr().err
+    for verbose in ("-v", "-qv", "--verbose"):
+        assert exits.outcome(cli.cli, ["upscale", str(scan), "--model", str(tiny_model), verbose]) == 1
+        assert "Traceback" in capsys.readouterr().err
 
 
 def every_command(group: click.Group, path: tuple[str, ...] = ()):
