@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import resource
 import statistics
 import subprocess
 import sys
@@ -66,7 +67,9 @@ def one_round(cohort: Path, out: Path) -> None:
         mark("the same again, finding them there")
     starts = [began, *(at for _, at in marks)]
     seconds = {name: at - start for (name, at), start in zip(marks, starts, strict=False)}
-    print(json.dumps({"scans": enrolled.planned, "seconds": seconds, "torch": "torch" in sys.modules}))
+    memory_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000  # of kB, as Linux counts
+    result = {"scans": enrolled.planned, "seconds": seconds, "memory_mb": memory_mb, "torch": "torch" in sys.modules}
+    print(json.dumps(result))
 
 
 def measure(scans: int, rounds: int) -> dict[str, object]:
@@ -87,6 +90,7 @@ def measure(scans: int, rounds: int) -> dict[str, object]:
     return {
         "scans": scans,
         "rounds": rounds,
+        "memory_mb": round(statistics.median(r["memory_mb"] for r in results[1:])),
         "seconds": {step: round(statistics.median(r["seconds"][step] for r in results[1:]), 3) for step in steps},
     }
 
@@ -108,7 +112,8 @@ def page(result: dict, machine: str) -> str:
         "",
         f"`medsr batch --plan` takes the first three: **{plan:.1f} s** for {result['scans']} scans (the limit is "
         f"{LIMIT_S:g} s). A run hashes every file too, and writes the list of jobs as it goes, in place of the "
-        "third step. The model's card is read once, no torch is imported.",
+        "third step. The model's card is read once, no torch is imported; all of it together took "
+        f"{result['memory_mb']} MB of memory at the most.",
         "",
     ])  # fmt: skip
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Container, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -17,8 +18,10 @@ from medsr.outputs import output_files
 from medsr.service.items import LeftOut
 from medsr.service.jobs import Entry, JobStore, NewJob
 from medsr.service.planning import THREADS, PlannedItem, batched
-from medsr.service.room import Room, room_for
+from medsr.service.room import NOTHING, Room, room_for
 
+Fate = Literal["new", "waiting", "again", "whole", "parked", "refused"]
+TO_DO: tuple[Fate, ...] = ("new", "waiting", "again")
 _AT_A_TIME = 500  # scans that are looked at before what was found out is written down
 
 
@@ -51,36 +54,53 @@ def enrol(
     """
     for worker in {entry.worker for entry in store.entries() if entry.worker is not None}:
         store.release(worker)
-    book = Book.of(store)
-    keys: set[str] = set()
-    left_out: list[LeftOut] = []
-    planned = whole = again = 0
-    room = Room()
+    book, sums = Book.of(store), _Sums()
     for some in batched(outcomes, _AT_A_TIME):
-        refused = [row for row in some if isinstance(row, LeftOut)]
-        left_out += refused
-        items = [one for one in some if isinstance(one, PlannedItem)]
-        planned += len(items)
-        sound = _whole(out, [e for one in items if (e := book.by_key.get(one.key or "")) is not None])
-        changes = _Changes()
-        for one in items:
-            if one.key is None or one.task is None:
-                raise ValueError(f"{one.item.name} was planned without a key")
-            verdict = judge(one, book.by_key.get(one.key), book, out, overwrite=overwrite, sound=sound)
-            if verdict.refusal is not None:
-                refused.append(verdict.refusal)
-                continue
-            keys.add(one.key)
-            whole += verdict.fate == "whole"
-            again += verdict.fate == "again"
-            if verdict.fate in ("new", "again", "waiting"):
-                room += room_for(one, out)
-            changes.note(one.key, one, verdict)
-        rows = [_row(row) for row in refused]
-        keys.update(row.key for row in rows)
-        listed = [n for name in {one.item.name for one in items} | {r.name for r in refused} for n in book.listed(name)]
-        changes.write(store, out, rows, listed, now)
-    return Enrolled(frozenset(keys), planned, tuple(left_out), whole, again, room)
+        _compared(some, book, sums, out, overwrite=overwrite).write(store, out, now)
+    return Enrolled(
+        frozenset(sums.keys), sums.planned, tuple(sums.left_out), sums.fates["whole"], sums.fates["again"], sums.room
+    )
+
+
+@dataclass
+class _Sums:
+    """What ``Enrolled`` will say, so far."""
+
+    keys: set[str] = field(default_factory=set)
+    planned: int = 0
+    left_out: list[LeftOut] = field(default_factory=list)
+    fates: Counter[Fate] = field(default_factory=Counter)
+    room: Room = NOTHING
+
+
+def _compared(
+    some: Sequence[PlannedItem | LeftOut], book: Book, sums: _Sums, out: Path, *, overwrite: bool
+) -> _Changes:
+    """Some of the plan against the list; ``sums`` is added to."""
+    refused = [row for row in some if isinstance(row, LeftOut)]
+    items = [one for one in some if isinstance(one, PlannedItem)]
+    sums.left_out += refused
+    sums.planned += len(items)
+    sound = _whole(out, [entry for one in items if (entry := book.by_key.get(one.key or "")) is not None])
+    changes = _Changes()
+    for one in items:
+        if one.key is None or one.task is None:
+            raise ValueError(f"{one.item.name} was planned without a key")
+        verdict = judge(one, book.by_key.get(one.key), book, out, overwrite=overwrite, sound=sound)
+        if verdict.refusal is not None:
+            refused.append(verdict.refusal)
+            continue
+        sums.keys.add(one.key)
+        sums.fates[verdict.fate] += 1
+        if verdict.fate in TO_DO:
+            sums.room += room_for(one, out)
+        changes.note(NewJob(one.key, one.item.name, one.task.to_json()), verdict)
+    changes.new += [_row(row) for row in refused]
+    sums.keys.update(_row(row).key for row in refused)
+    changes.gone += [
+        n for name in {one.item.name for one in items} | {r.name for r in refused} for n in book.listed(name)
+    ]
+    return changes
 
 
 class Book:
@@ -111,7 +131,7 @@ class Book:
 class Verdict:
     """fate: ``waiting`` is queued already. entry: the job, where there is one. rivals: other jobs with its output."""
 
-    fate: Literal["new", "waiting", "again", "whole", "parked", "refused"]
+    fate: Fate
     entry: Entry | None = None
     rivals: tuple[Entry, ...] = ()
     refusal: LeftOut | None = None
@@ -140,27 +160,28 @@ def judge(
 
 @dataclass
 class _Changes:
-    """To be written into the list. again: ids. orphans: jobs that are replaced, with what replaces them."""
+    """To be written into the list. again, gone: ids. orphaned: jobs whose results will be replaced by other ones."""
 
     new: list[NewJob] = field(default_factory=list)
     again: list[int] = field(default_factory=list)
-    replaced: list[Entry] = field(default_factory=list)
+    gone: list[int] = field(default_factory=list)
     orphaned: list[Entry] = field(default_factory=list)
 
-    def note(self, key: str, one: PlannedItem, verdict: Verdict) -> None:
-        self.replaced += verdict.rivals
-        if verdict.entry is None and one.task is not None:
-            self.new.append(NewJob(key, one.item.name, one.task.to_json()))
+    def note(self, job: NewJob, verdict: Verdict) -> None:
+        """job: as it would be added."""
+        self.gone += [rival.id for rival in verdict.rivals]
+        if verdict.entry is None:
+            self.new.append(job)
             self.orphaned += verdict.rivals
-        elif verdict.entry is not None and verdict.fate == "again":
+        elif verdict.fate == "again":
             self.again.append(verdict.entry.id)
 
-    def write(self, store: JobStore, out: Path, rows: Sequence[NewJob], listed: Sequence[int], now: float) -> None:
+    def write(self, store: JobStore, out: Path, now: float) -> None:
         for entry in self.orphaned:
             _remove_orphans(out, entry)
-        store.forget([*listed, *(entry.id for entry in self.replaced)])
+        store.forget(self.gone)
         store.requeue(self.again)
-        store.add([*self.new, *rows], now)
+        store.add(self.new, now)
 
 
 def _whole(out: Path, entries: Sequence[Entry]) -> frozenset[int]:
