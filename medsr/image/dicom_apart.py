@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
+from numpy.typing import NDArray
 
 from medsr.image.dicom_frames import Frame
-from medsr.image.dicom_grid import same_place, slice_axes
+from medsr.image.dicom_grid import IRREGULAR, MAX_FILLED, same_place, slice_axes, usual_gap
 
 # What may tell frames in one place apart, in the order of trust. By value: frames of one value make a volume.
 _BY_VALUE = (
@@ -59,7 +60,7 @@ def split(group: Placed, told_by: list[str]) -> list[Placed]:
     """
     crowd = group.crowd
     if crowd == 1:
-        return [group]
+        return _slabs(group, told_by)
     for key in _BY_VALUE:
         classes = _by_value(group, key)
         if len(classes) > 1 and all(c.crowd < crowd for c in classes) and _believable(classes, crowd):
@@ -71,6 +72,40 @@ def split(group: Placed, told_by: list[str]) -> list[Placed]:
             told_by.append(key)
             return ranked
     return [group]
+
+
+def _slabs(group: Placed, told_by: list[str]) -> list[Placed]:
+    """Frames in places of their own: together, but where they are uneven, and even for each value of one thing.
+
+    So are time points that follow a head, and scans that overlap. Slabs one above the other stay together as long as
+    what lies between them can be filled in.
+    """
+    if _is_even(group):
+        return [group]
+    for key in _BY_VALUE:
+        classes = _by_value(group, key)
+        if len(classes) < 2 or not all(len(c.frames) > 1 and _is_even(c) for c in classes):
+            continue
+        ends = sorted((c.places[0], c.places[-1]) for c in classes)
+        apart = all(below[1] < above[0] for below, above in pairwise(ends))
+        if not apart or _gaps(group).sum() > MAX_FILLED * len(group.frames) * usual_gap(_gaps(group)):
+            told_by.append(key)
+            return classes
+    return [group]
+
+
+def _gaps(group: Placed) -> NDArray[np.float64]:
+    """Distances in mm from each place to the next."""
+    normal = slice_axes(group.frames[0].orientation)[:, 2]
+    return np.diff(np.array([frame.position for frame in group.frames]) @ normal)
+
+
+def _is_even(group: Placed) -> bool:
+    gaps = _gaps(group)
+    if len(gaps) < 2:
+        return True
+    usual = usual_gap(gaps)
+    return bool(np.abs(gaps - usual).max() <= 2 * IRREGULAR * usual)
 
 
 def _by_value(group: Placed, key: str) -> list[Placed]:

@@ -20,7 +20,7 @@ NOTICEABLE = 0.02  # of the slice distance: from here on it is said
 OFF_LINE = 0.1  # of a pixel: how far a slice may lie beside the line through the first pixels of all slices
 _SAME_PLACE = 0.01  # mm: slices closer than this are in one place; tags are rounded to 0.001 mm or finer ...
 _SAME_PLACE_IN_PIXELS = 0.05  # ... but for the finer grids of small animals and specimens
-_MAX_FILLED = 2.0  # slices on the filled grid, over slices acquired
+MAX_FILLED = 2.0  # slices on the filled grid, over slices acquired
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
@@ -67,9 +67,9 @@ class Grid:
         Slices may slide along the way, as with a tilted gantry.
         """
         gaps = np.diff(self.distance)
-        extent, usual = float(self.distance[-1]), float(np.median(gaps))
+        extent, usual = float(self.distance[-1]), usual_gap(gaps)
         count = round(extent / usual) + 1
-        if count > _MAX_FILLED * len(self.distance):
+        if count > MAX_FILLED * len(self.distance):
             raise InputError(
                 f"{self.gaps}. Filling them would make {count} slices out of {len(self.distance)}; choose another "
                 "series"
@@ -101,6 +101,15 @@ class Grid:
         affine[:3, 2] = step
         affine[:3, 3] = origin
         return Geometry(shape, _LPS_TO_RAS @ affine)
+
+
+def usual_gap(gaps: Points) -> float:
+    """The distance of most slices in mm: the mean of the gaps that are like the middle one.
+
+    Positions rounded to 0.1 mm have two gaps for one distance, so that no single gap is it.
+    """
+    middle = np.quantile(gaps, 0.5, method="lower")
+    return float(gaps[np.abs(gaps - middle) <= 2 * IRREGULAR * middle].mean())
 
 
 def same_place(pixel: float) -> float:
@@ -162,7 +171,7 @@ def _regularity(distance: Points, start: float, step: float, names: Sequence[str
             return "", ()
         return "", (f"slices lie up to {off.max():.2g} mm from their place at an even distance of {step:.4g} mm",)
     gaps = np.diff(distance)
-    usual = float(np.median(gaps))
+    usual = usual_gap(gaps)
     odd = np.flatnonzero(np.abs(gaps - usual) > IRREGULAR * usual)
     if len(odd) == 0:
         return f"the distance between slices drifts from {gaps.min():.4g} to {gaps.max():.4g} mm", ()

@@ -13,7 +13,7 @@ from pydicom.tag import Tag
 from pydicom.uid import UID, ImplicitVRLittleEndian
 
 from medsr.errors import InputError
-from medsr.image.dicom_read import find_series, inspect, inspect_series, read_scans
+from medsr.image.dicom_read import find_series, inspect, inspect_series, read, read_scans
 from medsr.image.header import Header
 from medsr.image.volume import Modality
 from tests.image.dicom_crude import write_crude
@@ -328,3 +328,49 @@ def test_images_acquired_for_perfusion(tmp_path: Path, kind: str, foreign: str |
     header = inspect(save(tmp_path, [enhanced(phantoms(2, "CT"), change)]))
     assert header.volumes == 2
     assert (header.foreign is None) == (foreign is None)
+
+
+def at(places: list[float], acquisitions: list[int], modality: str = "CT") -> list[Dataset]:
+    """One slice at each place in mm along z."""
+    one = Phantom(modality, stored=np.random.default_rng(0).integers(24, 1200, (5, 6, len(places)))).classic()
+    for ds, z, acquisition in zip(one, places, acquisitions, strict=True):
+        ds.ImagePositionPatient, ds.AcquisitionNumber = [0, 0, z], acquisition
+    return one
+
+
+@pytest.mark.parametrize(
+    ("places", "of_each"),
+    [
+        ([0, 2, 4, 6, 0.05, 2.05, 4.05, 6.05], [4, 4]),  # time points of a scan that follows the head
+        ([0, 2, 4, 6, 5.3, 7.3, 9.3], [4, 3]),  # scans that overlap
+        ([0, 2, 4, 6, 60.5, 62.5, 64.5], [4, 3]),  # stations of a moving table
+    ],
+)
+def test_slabs_of_two_acquisitions(tmp_path: Path, places: list[float], of_each: list[int]) -> None:
+    """Uneven together, and each even by itself: two volumes."""
+    numbers = [n + 1 for n, count in enumerate(of_each) for _ in range(count)]
+    found = find_series(save(tmp_path, at(places, numbers)))
+    assert [inspect_series(one).geometry.shape[2] for one in found] == of_each
+    assert [inspect_series(one).geometry.spacing[2] for one in found] == pytest.approx([2, 2])
+
+
+def test_a_head_in_slices_of_two_distances(tmp_path: Path) -> None:
+    """Slabs one above the other are filled on request, and every acquired slice is kept."""
+    places = [0, 5, 10, 15, 20, 25, 35, 45, 55, 65, 75]
+    folder = save(tmp_path, at(places, [1] * 6 + [2] * 5))
+    with pytest.raises(InputError, match=r"elsewhere 5 mm\. --fill-gaps"):
+        inspect(folder)
+    header = inspect(folder, fill_gaps=True)
+    array = read(header).array
+    assert header.geometry.shape[2] == 16
+    for z in places:
+        slices = [ds for ds in at(places, [1] * 11) if ds.ImagePositionPatient[2] == z]
+        np.testing.assert_array_equal(array[:, :, z // 5], slices[0].pixel_array.T - 1024.0)
+
+
+def test_a_missing_slice_among_rounded_places(tmp_path: Path) -> None:
+    """0.625 mm rounded to a tenth: the gaps are 0.6 and 0.7 mm, and a grid of either would be too long or too short."""
+    places = [round(0.625 * k, 1) for k in range(80) if k != 33]
+    header = inspect(save(tmp_path, at(places, [1] * 79)), fill_gaps=True)
+    assert header.geometry.shape[2] == 80
+    assert header.geometry.spacing[2] == pytest.approx(0.625, abs=1e-3)
