@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -330,7 +330,7 @@ def test_images_acquired_for_perfusion(tmp_path: Path, kind: str, foreign: str |
     assert (header.foreign is None) == (foreign is None)
 
 
-def at(places: list[float], acquisitions: list[int], modality: str = "CT") -> list[Dataset]:
+def at(places: Sequence[float], acquisitions: Sequence[int], modality: str = "CT") -> list[Dataset]:
     """One slice at each place in mm along z."""
     one = Phantom(modality, stored=np.random.default_rng(0).integers(24, 1200, (5, 6, len(places)))).classic()
     for ds, z, acquisition in zip(one, places, acquisitions, strict=True):
