@@ -18,6 +18,7 @@ SamplerName = Literal["heun", "euler", "dpmpp2m", "ancestral"]
 
 ISOTROPIC_FACTOR = 6.0  # --isotropic asks for no more than this
 DEFAULT_SCALE = 2.0
+MOST_DRAWS = 1000  # samples, and steps of each: more change nothing, and a slip of the hand would run for years
 SAME_SPACING = 1e-4  # relative difference up to which two spacings are one
 
 
@@ -65,8 +66,12 @@ def check_request(request: Request, card: ModelCard) -> None:
         raise ConfigError(f"{' and '.join(given)} each set the target grid; give one of them")
     if not 0 <= request.texture <= 1:
         raise ConfigError(f"--texture {request.texture:g} is outside 0 (mean) to 1 (full sample)")
-    if request.samples < 1 or request.steps < 1:
-        raise ConfigError(f"--samples {request.samples} --steps {request.steps}: each must be 1 or more")
+    if not (1 <= request.samples <= MOST_DRAWS and 1 <= request.steps <= MOST_DRAWS):
+        raise ConfigError(f"--samples {request.samples} --steps {request.steps}: each must be 1 to {MOST_DRAWS}")
+    if request.seed < 0:
+        raise ConfigError(f"--seed {request.seed}; give a whole number from 0 up")
+    if request.threads is not None and request.threads < 1:
+        raise ConfigError(f"--threads {request.threads}; give a whole number from 1 up")
     if request.texture > 0 and not card.has_sampler:
         raise PlanError(f"model {card.name} holds no sampler, so it cannot add texture; use --texture 0")
     if request.uncertainty and not (card.has_sampler or card.calibration):
