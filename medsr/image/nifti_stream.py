@@ -33,7 +33,7 @@ _OTHER_FORMATS = (
     (0, b"<!DOCTYPE", "an HTML page", "the download failed: fetch the file again"),
     (0, b"<html", "an HTML page", "the download failed: fetch the file again"),
     (0, b"version https://git-lfs", "a git-lfs pointer", "fetch the file with git lfs pull"),
-    (128, b"DICM", "DICOM", "convert it with dcm2niix, or give it to a command that takes DICOM"),
+    (128, b"DICM", "DICOM", "convert it with dcm2niix, or give it unpacked (gunzip) to a command that takes DICOM"),
 )
 
 
