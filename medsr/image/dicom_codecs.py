@@ -12,8 +12,9 @@ from pydicom.encaps import encapsulate, generate_frames
 from pydicom.pixels.decoders.base import get_decoder
 
 from medsr.errors import InputError
+from medsr.image.dicom_head import BIG_ENDIAN, UNDEFINED, Head
 from medsr.image.dicom_layout import Layout
-from medsr.image.dicom_tags import BIG_ENDIAN, UNDEFINED, Head, damage_refused, uid_name
+from medsr.image.dicom_tags import damage_refused, uid_name
 
 # The first that is installed decodes, so that a file has the same voxels on every run: compiled code before Python's.
 _PREFERRED = ("pylibjpeg", "pyjpegls", "gdcm", "pillow")

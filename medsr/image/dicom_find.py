@@ -10,9 +10,10 @@ from pathlib import Path
 from medsr.errors import InputError
 from medsr.image.dicom_files import Source, is_dicom, looks_headless, one_line, sources_in, sources_of_directory
 from medsr.image.dicom_frames import WANTED
+from medsr.image.dicom_head import Head, read_head
 from medsr.image.dicom_kinds import DIRECTORY, is_result
 from medsr.image.dicom_series import MAY_BE_SLICE, Series, series_of
-from medsr.image.dicom_tags import Head, damage_refused, quiet, read_head
+from medsr.image.dicom_tags import damage_refused, quiet
 from medsr.image.files import display_name
 
 _LISTED = 8  # series in one message

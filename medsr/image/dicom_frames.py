@@ -9,11 +9,12 @@ from dataclasses import dataclass, field, replace
 from medsr.errors import InputError
 from medsr.image import dicom_keys, dicom_kinds, dicom_mosaic
 from medsr.image.dicom_groups import Groups
+from medsr.image.dicom_head import Head
 from medsr.image.dicom_keys import KEYWORDS, keys_of
 from medsr.image.dicom_kinds import Kind, NotAnImage, WithoutPlace, is_enhanced, kind_of
 from medsr.image.dicom_layout import Layout, layout_of, padding_of
 from medsr.image.dicom_mosaic import Mosaic, mosaic_of
-from medsr.image.dicom_tags import Head, Tags, tag_of, uid_name
+from medsr.image.dicom_tags import Tags, tag_of, uid_name
 
 _KEYWORDS = (
     *KEYWORDS,

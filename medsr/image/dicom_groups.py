@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from medsr.image.dicom_tags import Head, Tags
+from medsr.image.dicom_head import Head
+from medsr.image.dicom_tags import Tags
 
 # Keyword: the sequences in which it stands.
 _GROUP_OF = {

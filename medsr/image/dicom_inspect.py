@@ -16,9 +16,10 @@ from medsr.image.dicom_find import choose_series, find_series
 from medsr.image.dicom_frames import Frame
 from medsr.image.dicom_grid import OFF_LINE, Grid, grid_of, same_place
 from medsr.image.dicom_groups import groups_of
+from medsr.image.dicom_head import read_head
 from medsr.image.dicom_lossy import lossy_history
 from medsr.image.dicom_series import Series
-from medsr.image.dicom_tags import quiet, read_head
+from medsr.image.dicom_tags import quiet
 from medsr.image.files import display_name
 from medsr.image.geometry import Geometry
 from medsr.image.header import Header

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from medsr.image.dicom_files import one_line
-from medsr.image.dicom_tags import Head, Private, Tags, uid_name
+from medsr.image.dicom_head import Head
+from medsr.image.dicom_tags import Private, Tags, uid_name
 from medsr.image.volume import Modality
 
 DIRECTORY = "1.2.840.10008.1.3.10"

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from medsr.errors import InputError
-from medsr.image.dicom_tags import NATIVE, UNDEFINED, Head, Tags
+from medsr.image.dicom_head import NATIVE, UNDEFINED, Head
+from medsr.image.dicom_tags import Tags
 
 _MAX_SIDE = 65535
 

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from medsr.errors import InputError
 from medsr.image.dicom_codecs import decoded, encoded_frames, native
 from medsr.image.dicom_frames import Frame
-from medsr.image.dicom_tags import DEFLATED, damage_refused, inflated_bytes, quiet
+from medsr.image.dicom_head import DEFLATED, inflated_bytes
+from medsr.image.dicom_tags import damage_refused, quiet
 from medsr.image.intensity import CT_AIR_HU
 from medsr.image.volume import Array
 from medsr.machine import cores

@@ -14,8 +14,9 @@ from medsr.errors import InputError
 from medsr.image.dicom_apart import NUMBER, Placed, placed, split
 from medsr.image.dicom_files import one_line
 from medsr.image.dicom_frames import Frame, frames_of
+from medsr.image.dicom_head import Head
 from medsr.image.dicom_kinds import NotAnImage, WithoutPlace
-from medsr.image.dicom_tags import Head, Tags
+from medsr.image.dicom_tags import Tags
 
 _SAME_DIRECTION = 1e-3  # of a unit vector's components
 _SAME_SPACING = 2e-4  # of the spacing: a tenth of a pixel over 500 of them

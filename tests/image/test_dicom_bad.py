@@ -26,6 +26,7 @@ from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, JPEG2000Lossless, J
 
 from medsr.errors import InputError, MedsrError, PlanError
 from medsr.image.dicom_files import Source
+from medsr.image.dicom_head import read_head
 from medsr.image.dicom_read import (
     Series,
     choose_series,
@@ -36,7 +37,6 @@ from medsr.image.dicom_read import (
     read_scan,
     reason_against,
 )
-from medsr.image.dicom_tags import read_head
 from medsr.image.dicom_write import Derivation, write_series
 from medsr.image.volume import Volume
 from tests.image.dicom_phantom import STORAGE, Phantom, rotation, save
