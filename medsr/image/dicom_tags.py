@@ -20,7 +20,6 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
 from medsr.errors import InputError
-from medsr.image.dicom_elements import UNDEFINED as UNDEFINED
 from medsr.image.dicom_files import one_line
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")

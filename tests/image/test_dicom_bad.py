@@ -457,7 +457,7 @@ class TestHostile:
         assert peak < 10_000_000
 
     def test_deflate_bomb(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        import medsr.image.dicom_tags as tags
+        from medsr.image import dicom_head
 
         slices = Phantom().classic()[:1]
         slices[0].file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
@@ -466,7 +466,7 @@ class TestHostile:
         at = data.index(b"1.2.840.10008.1.2.1.99") + 22
         deflater = zlib.compressobj(9, zlib.DEFLATED, -15)
         (folder / "IM1.dcm").write_bytes(data[:at] + deflater.compress(b"\0" * 50_000_000) + deflater.flush())
-        monkeypatch.setattr(tags, "_MAX_INFLATED", 1 << 20)
+        monkeypatch.setattr(dicom_head, "_MAX_INFLATED", 1 << 20)
         assert "inflates to more than 1 MB" in refusal(folder)
 
     def test_compressed_image_of_another_size(self, tmp_path: Path) -> None:
