@@ -29,6 +29,7 @@ class Room:
 
 
 NOTHING = Room()
+_CLEAR = 1_000_000  # bytes that must be lacking: of less, a writer that meets the end of the disk knows more
 
 
 def room_for(one: PlannedItem, out: Path) -> Room:
@@ -59,7 +60,7 @@ def free_in(out: Path) -> int | None:
 def shortage(room: Room, out: Path) -> str | None:
     """Why the results cannot fit, however well they compress; None when they may."""
     free = free_in(out)
-    if free is None or room.least <= free:
+    if free is None or room.least - free < _CLEAR:
         return None
     return (
         f"the results need at least {gigabytes(room.least)} of disk and {gigabytes(free)} is free in "
