@@ -42,7 +42,8 @@ _GATED = {"CG", "PPG"}  # scan options under which a trigger time belongs to an 
 class Source:
     """Slices of one volume of a source. frames: in slice order. datasets: of their files, by id of the frame's head.
 
-    moment: number of the volume, from 1, where trigger times alone tell the volumes apart.
+    moment: number of the volume, from 1, where trigger times alone tell the volumes apart. weighted: any volume of the
+    series is weighted by diffusion; some vendors state a b-value of 0 in every other scan.
     """
 
     frames: tuple[Frame, ...]
@@ -50,6 +51,7 @@ class Source:
     deskewed: bool
     copier: Copier
     moment: int | None = None
+    weighted: bool = False
     _flat: dict[int, Dataset] = field(default_factory=dict)
 
     def dataset(self, k: int) -> Dataset:
@@ -94,7 +96,7 @@ class Source:
             if "TriggerTime" not in found and "TemporalPositionIdentifier" not in found and self.moment is not None:
                 found |= element("TemporalPositionIdentifier", str(self.moment))
             b_value = self.frames[k].keys.get("b-value")
-            if "DiffusionBValue" not in found and isinstance(b_value, float):
+            if self.weighted and "DiffusionBValue" not in found and isinstance(b_value, float):
                 found |= element("DiffusionBValue", b_value)  # from the vendor's private tag
         if self.deskewed:
             found.pop("GantryDetectorTilt", None)
@@ -180,12 +182,13 @@ def sources_of(stack: Stack, volumes: Sequence[int]) -> list[Source]:
     check_study(stack)
     copier = Copier()
     timed = stack.series.told_by == ("trigger time",)
+    weighted = any(float(volume[0].keys.get("b-value", 0)) > 0 for volume in stack.series.volumes)
     found = []
     for number in volumes:
         frames = stack.series.volumes[number]
         heads = dict.fromkeys(id(frame.head) for frame in frames)
         datasets = dict(zip(heads, stack.datasets(number), strict=True))
-        found.append(Source(frames, datasets, stack.deskewed, copier, number + 1 if timed else None))
+        found.append(Source(frames, datasets, stack.deskewed, copier, number + 1 if timed else None, weighted))
     return found
 
 

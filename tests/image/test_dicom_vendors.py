@@ -106,6 +106,16 @@ class TestDiffusion:
         parts = phantoms(4)
         holds(inspect(save(tmp_path, classic(parts, change))), parts, "b-value", "direction")
 
+    def test_a_b_value_of_0_in_every_scan_says_nothing(self, tmp_path: Path) -> None:
+        """Philips states it in scans of any kind."""
+
+        def change(ds: Dataset, v: int, _: int) -> None:
+            ds.EchoTime = 10.0 + v
+            private(ds, 0x2001, "Philips Imaging DD 001", 0x03, "FL", 0.0)
+
+        header = inspect(save(tmp_path / "in", classic(phantoms(2), change)))
+        assert all("DiffusionBValue" not in ds for ds in comes_back(tmp_path, header, "echo"))
+
     def test_ge(self, tmp_path: Path) -> None:
         """GE adds 1e9 to b-values where a scan has several."""
 
