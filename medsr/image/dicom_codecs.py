@@ -121,8 +121,14 @@ def _declared_size(frame: bytes) -> tuple[int, int] | None:
     return None
 
 
-def native(data: memoryview, layout: Layout, offset: int, index: int) -> NDArray[Any]:
-    """(rows, columns) samples of an uncompressed frame, without the bits beyond BitsStored (overlays lie there)."""
+def native(
+    data: memoryview, layout: Layout, offset: int, index: int, padding: tuple[int, int] | None = None
+) -> NDArray[Any]:
+    """(rows, columns) samples of an uncompressed frame, without the bits beyond BitsStored (overlays lie there).
+
+    padding: range of samples that are no image. They stay as they are, since some scanners take a value for them that
+    BitsStored does not hold.
+    """
     order = ">" if layout.syntax == BIG_ENDIAN else "<"
     kind = f"{order}{'i' if layout.signed else 'u'}{layout.bits_allocated // 8}"
     count = layout.rows * layout.columns
@@ -132,5 +138,8 @@ def native(data: memoryview, layout: Layout, offset: int, index: int) -> NDArray
     if unused:
         # Up and down again: the sign bit of the stored bits becomes that of the sample, anything above it is lost.
         native_order = samples.astype(samples.dtype.newbyteorder("="))
-        return np.asarray(np.right_shift(np.left_shift(native_order, unused), unused))
+        cut = np.asarray(np.right_shift(np.left_shift(native_order, unused), unused))
+        if padding is None:
+            return cut
+        return np.where((native_order >= padding[0]) & (native_order <= padding[1]), native_order, cut)
     return samples

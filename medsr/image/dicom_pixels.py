@@ -127,7 +127,7 @@ def _samples(frame: Frame, files: _Files) -> NDArray[Any]:
     if encoded is not None:
         image = decoded(encoded[frame.index], frame.layout, frame.name)
     else:
-        image = native(data, frame.layout, frame.head.offset or 0, frame.index)
+        image = native(data, frame.layout, frame.head.offset or 0, frame.index, frame.padding)
     if frame.mosaic is None:
         return image
     row, column = divmod(frame.tile, frame.mosaic.across)

@@ -157,6 +157,17 @@ class TestValues:
         assert (array[[0, -1]] == -1024).all()
         assert (array[:, [0, -1]] == -1024).all()
 
+    def test_padding_beyond_the_stored_bits(self, tmp_path: Path) -> None:
+        """63536 in samples of 12 bits; without its high bits it would be 1072 HU, bone."""
+        stored = Phantom().stored
+        stored[0] = 63536
+        slices = Phantom(stored=stored).classic()
+        for ds in slices:
+            ds.BitsStored, ds.HighBit, ds.PixelPaddingValue = 12, 11, 63536
+        array = read_scan(inspect(save(tmp_path, slices))).volume.array
+        assert (array[0] == -1024).all()
+        np.testing.assert_array_equal(array[1:], Phantom().values[1:])
+
     def test_padding_darker_than_air_stays(self, tmp_path: Path) -> None:
         """One voxel far below all others, as lossy compression leaves them, makes no tissue of padding."""
         stored = np.full((9, 9, 3), 1060)
