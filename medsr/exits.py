@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NoReturn
 
 import click
@@ -31,11 +32,19 @@ def fail(text: str) -> None:
 
 def run(command: click.Command, args: Sequence[str] | None = None) -> NoReturn:
     """Run a command line (default: that of this process) and exit with its documented code."""
+    _open_streams()
     stopping.listen()
     # Threads that wait by spinning make a run several times slower where other programs need the cores too.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     arguments = list(sys.argv[1:] if args is None else args)
     sys.exit(outcome(command, arguments))
+
+
+def _open_streams() -> None:
+    """Standard streams that the caller closed lead nowhere; else the next file opened would take their numbers."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # takes the lowest free number
 
 
 def outcome(command: click.Command, arguments: list[str]) -> int:

@@ -179,6 +179,20 @@ def test_asked_to_stop(start, scan, undisturbed, stage, number, code):
         assert names(scan.parent) == [scan.name]
 
 
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams(scan, tiny_model, child_environment, undisturbed, closed):
+    """As daemons and schedulers start programs: the run is as any other, and no file gets a stream's number."""
+    command = [sys.executable, "-m", "medsr", "upscale", str(scan), "--model", str(tiny_model), *OPTIONS]
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$@" {closed}', "sh", *command],
+        capture_output=True, text=True, env=child_environment, timeout=SECONDS, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "Error" not in done.stdout + done.stderr
+    assert sha256(scan.with_name("a_T1w_sr.nii.gz")) == undisturbed
+    assert names(scan.parent) == NAMES
+
+
 def test_interrupted_inside_exec(tmp_path, child_environment):
     """Imports that define dataclasses run exec; python -m would then end by the signal itself (-2), caught or not."""
     (tmp_path / "work.py").write_text(
