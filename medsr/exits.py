@@ -43,8 +43,8 @@ def run(command: click.Command, args: Sequence[str] | None = None) -> NoReturn:
 def _open_streams() -> None:
     """Standard streams that the caller closed lead nowhere; else the next file opened would take their numbers."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-        if getattr(sys, name) is None:
-            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # takes the lowest free number
+        if getattr(sys, name) is None:  # a file that is opened takes the lowest free number
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115  stays open
 
 
 def outcome(command: click.Command, arguments: list[str]) -> int:

@@ -56,7 +56,8 @@ def _check_file(path: Path) -> None:
         if path.is_dir():
             raise InputError(f"{name} is a folder; give one NIfTI file")
         if not path.is_file():
-            what = "is a link to nothing" if path.is_symlink() else "does not exist or is no regular file"
+            dangling = path.is_symlink() and not path.exists()
+            what = "is a link to nothing" if dangling else "does not exist or is no regular file"
             raise InputError(f"{name} {what}; give the path of a NIfTI file")
         if path.stat().st_size == 0:
             raise InputError(f"{name} is empty; copy or download it again")
