@@ -20,7 +20,7 @@ from pydicom.valuerep import validate_value
 from medsr.image.geometry import Geometry
 from medsr.image.volume import Volume
 from tests.conftest import IN_CI
-from tests.image.dicom_phantom import CLASSIC, LPS_TO_RAS, needs_tool
+from tests.image.dicom_phantom import CLASSIC, LPS_TO_RAS, needs_tool, outside_tool
 
 CORNERS_MM = 1e-4  # how far apart two readers may see a corner voxel
 UNKNOWN_IN_2022 = "(0008,001c)"  # SyntheticData came into the standard after the tables of this dciodvfy
@@ -253,9 +253,8 @@ def _differences(judge: str, folder: Path, volumes: Sequence[Volume], voxels: np
 
 def _said(command: str, *arguments: str | Path) -> list[str]:
     """Lines on both streams; the exit status of these programs means little."""
-    done = subprocess.run(
-        [command, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=300, check=False
-    )
+    words = [outside_tool(command) or command, *map(str, arguments)]
+    done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=300, check=False)
     return [line for line in done.stdout.decode("utf-8", "replace").splitlines() if line.strip()]
 
 

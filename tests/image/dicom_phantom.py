@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -158,9 +160,15 @@ class Phantom:
         return groups
 
 
+def outside_tool(name: str) -> str | None:
+    """Path of a program of the system. An activated environment has one of python-gdcm's that prints nothing."""
+    places = [place for place in os.get_exec_path() if Path(place) != Path(sys.executable).parent]
+    return shutil.which(name, path=os.pathsep.join(places))
+
+
 def needs_tool(name: str) -> pytest.MarkDecorator:
     """Skip a test where an outside program is missing; in CI that is a failure."""
-    missing = shutil.which(name) is None
+    missing = outside_tool(name) is None
     if missing and IN_CI:
         raise RuntimeError(f"{name} is missing; see the outside tools of .ci/run")
     return pytest.mark.skipif(missing, reason=f"no {name}")
