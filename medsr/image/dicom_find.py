@@ -37,6 +37,7 @@ def find_series(path: Path) -> list[Series]:
             outcomes = list(pool.map(_head_or_reason, sources))
         heads = [head for head in outcomes if isinstance(head, Head) and head.sop_class != DIRECTORY]
         found = series_of(path, heads)
+        absent = _absent([h for h in outcomes if isinstance(h, Head) and h.sop_class == DIRECTORY], heads)
     damaged = [(_folder(s), why) for s, why in zip(sources, outcomes, strict=True) if isinstance(why, str)]
     if not found:
         if damaged:
@@ -46,7 +47,7 @@ def find_series(path: Path) -> list[Series]:
             f"{display_name(path)} holds no DICOM file ({len(sources)} files looked at); a folder of NIfTI scans "
             "is for medsr batch"
         )
-    return [_marked(series, damaged, missing) for series in found]
+    return [_marked(series, damaged, missing, absent.get(series.uid, [])) for series in found]
 
 
 def holds_results_only(folder: Path) -> bool:
@@ -115,18 +116,54 @@ def _of_directory(source: Source) -> tuple[list[Source], list[str]] | None:
     return found, missing
 
 
+def _absent(directories: Sequence[Head], heads: Sequence[Head]) -> dict[str, list[str]]:
+    """What DICOMDIRs that lie among the files list of each series (by UID) and is not there.
+
+    By instance UID, since copies of a disc often have other file names. An image belongs to the series record before
+    it; a DICOMDIR in another order, which the files that are there give away, says nothing.
+    """
+    series_by_image = {head.tags.text("SOPInstanceUID"): head.tags.text("SeriesInstanceUID") for head in heads}
+    absent: dict[str, list[str]] = {}
+    for directory in directories:
+        listed: list[tuple[str, str, str]] = []  # series, image, file
+        series = ""
+        try:
+            for record in directory.tags.items("DirectoryRecordSequence"):
+                kind = record.text("DirectoryRecordType")
+                if kind == "SERIES":
+                    series = record.text("SeriesInstanceUID")
+                elif kind == "IMAGE":
+                    name = "/".join(record.text("ReferencedFileID").split("\\"))
+                    listed.append((series, record.text("ReferencedSOPInstanceUIDInFile"), name))
+        except InputError:
+            continue
+        if any(series_by_image.get(image, series) != series for series, image, _ in listed):
+            continue
+        for series, image, name in listed:
+            if image and image not in series_by_image:
+                absent.setdefault(series, []).append(
+                    f"{one_line(name)} is listed in {directory.name}, but is not there"
+                )
+    return absent
+
+
 def _folder(source: Source) -> str:
     return source.name.rpartition("/")[0]
 
 
-def _marked(series: Series, damaged: Sequence[tuple[str, str]], missing: Sequence[str]) -> Series:
-    """A series with a fault where a file that may belong to it is unreadable or not there."""
+def _marked(
+    series: Series, damaged: Sequence[tuple[str, str]], missing: Sequence[str], absent: Sequence[str]
+) -> Series:
+    """A series with a fault where a file that may belong to it, or does, is unreadable or not there."""
+    if series.fault is not None:
+        return series
     folders = {_folder(head.source) for head in series.heads}
     beside = [why for folder, why in damaged if folder in folders] + list(missing)
-    if not beside or series.fault is not None:
+    found, advice = (beside, MAY_BE_SLICE) if beside else (absent, "copy it too, or take the DICOMDIR away")
+    if not found:
         return series
-    more = f" (and {len(beside) - 1} more files)" if len(beside) > 1 else ""
-    return replace(series, fault=f"{beside[0]}{more}; {MAY_BE_SLICE}")
+    more = f" (and {len(found) - 1} more files)" if len(found) > 1 else ""
+    return replace(series, fault=f"{found[0]}{more}; {advice}")
 
 
 def _listed(series: Series) -> str:

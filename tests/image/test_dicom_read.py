@@ -314,6 +314,27 @@ class TestPlaces:
         assert_is(tmp_path / "DICOMDIR", Phantom())
         assert len(find_series(tmp_path)) == 2, "a folder is looked through, whatever its DICOMDIR names"
 
+    def test_files_that_the_dicomdir_of_a_folder_lists_and_that_are_not_there(self, tmp_path: Path) -> None:
+        """The last slices of a stack leave no gap when they are missing; other series are not concerned."""
+        from pydicom.fileset import FileSet
+
+        files = FileSet()
+        phantoms = Phantom(), Phantom(series=9)
+        for ds in (ds for phantom in phantoms for ds in phantom.classic()):
+            ds.PatientName, ds.StudyID = "P", "1"
+            files.add(ds)
+        files.write(tmp_path)
+        last = Phantom().classic()[-1].SOPInstanceUID
+        (path,) = (path for path in tmp_path.rglob("IM*") if pydicom.dcmread(path).SOPInstanceUID == last)
+        path = path.rename(path.with_name("renamed.dcm"))
+        assert [series.fault for series in find_series(tmp_path)] == [None, None], "names on a disc do not matter"
+        path.unlink()
+        with pytest.raises(InputError, match="is listed in DICOMDIR, but is not there; copy it too, or take the DICOM"):
+            inspect(tmp_path, series=1)
+        np.testing.assert_array_equal(read(inspect(tmp_path, series=9)).array, phantoms[1].values)
+        (tmp_path / "DICOMDIR").unlink()
+        assert inspect(tmp_path, series=1).geometry.shape[2] == Phantom().values.shape[2] - 1
+
     def test_only_the_header_is_read_for_inspect(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         folder = save(tmp_path, Phantom(stored=np.tile(Phantom().stored, (40, 40, 1))).classic())
         counted = 0
