@@ -14,7 +14,6 @@ import click
 from medsr import stopping
 
 SOME_FAILED = 8  # of the scans of a batch or a study; the others are done
-INTERRUPTED, TERMINATED = 130, 143  # 128 + signal, as a shell reports it
 _REPORT = "this is a bug of medsr; please report it with this line, the output of 'medsr --version' and your command"
 
 
@@ -69,12 +68,12 @@ def outcome(command: click.Command, arguments: list[str]) -> int:
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
         stopping.calm()
-        fail("interrupted; no half-written file was left")
-        return INTERRUPTED
+        fail(stopping.Interrupted.words)
+        return stopping.Interrupted.exit_code
     except stopping.Terminated:
         stopping.calm()
-        fail("terminated; no half-written file was left")
-        return TERMINATED
+        fail(stopping.Terminated.words)
+        return stopping.Terminated.exit_code
     except MemoryError:
         fail("out of memory; ask for a smaller --scale or crop the scan")
         return 6

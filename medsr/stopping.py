@@ -20,9 +20,15 @@ _protected = False
 class Terminated(BaseException):
     """SIGTERM, as an exception: unfinished files are removed on the way out."""
 
+    exit_code = 143  # 128 + signal, as a shell reports it
+    words = "terminated; no half-written file was left"
+
 
 class Interrupted(KeyboardInterrupt):
     """Ctrl-C. Python itself ends by the signal, whatever we return, once a plain KeyboardInterrupt has left an exec."""
+
+    exit_code = 130
+    words = "interrupted; no half-written file was left"
 
 
 def listen() -> None:

@@ -210,6 +210,28 @@ def test_interrupted_inside_exec(tmp_path, child_environment):
     assert done.stderr.splitlines() == ["medsr: error: interrupted; no half-written file was left"]
 
 
+@pytest.mark.parametrize(("number", "word"), [("SIGINT", "interrupted"), ("SIGTERM", "terminated")])
+@pytest.mark.parametrize("module", ["medsr.cli", "medsr.commands.models", "click"])
+def test_stopped_while_it_starts(tmp_path, child_environment, module, number, word):
+    """During the imports of the command line, before any command is known."""
+    (tmp_path / "work.py").write_text(
+        "import os, signal, sys\n"
+        "class Finder:\n"
+        "    def find_spec(name, path, target=None):\n"
+        f"        if name == {module!r}:\n"
+        f"            os.kill(os.getpid(), signal.{number})\n"
+        "sys.meta_path.insert(0, Finder)\n"
+        "from medsr.__main__ import main\n"
+        "main()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "work"],
+        cwd=tmp_path, env=child_environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 128 + signal.Signals[number], done.stderr
+    assert done.stderr.splitlines() == [f"medsr: error: {word}; no half-written file was left"]
+
+
 # --- rivals
 
 
