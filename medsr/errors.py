@@ -3,6 +3,8 @@
 A message says what was found, what was expected and what to do.
 """
 
+SOME_FAILED = 8  # exit code of a batch or a study of which some scans failed; the others are done
+
 
 class MedsrError(Exception):
     """A fault that ends a run in one clear line; ``exit_code`` is the command's exit status."""

@@ -13,7 +13,6 @@ import click
 
 from medsr import stopping
 
-SOME_FAILED = 8  # of the scans of a batch or a study; the others are done
 _REPORT = "this is a bug of medsr; please report it with this line, the output of 'medsr --version' and your command"
 
 

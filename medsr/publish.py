@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -25,10 +25,10 @@ from medsr.plan import Plan
 
 if TYPE_CHECKING:
     from medsr.engine import Result
+    from medsr.image.dicom_map import MapKind
     from medsr.image.dicom_write import Derivation
 
 
-MapKind = Literal["std", "detail"]
 KINDS: tuple[MapKind, ...] = ("std", "detail")
 
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from medsr.exits import SOME_FAILED, fail, say
+from medsr.errors import SOME_FAILED
+from medsr.exits import fail, say
 from medsr.options import (
     AnyPath,
     ListByDefault,

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from medsr.errors import InputError
-from medsr.image.files import display_name, escaped
+from medsr.image.files import display_name, escaped, why_no_file
 from medsr.machine import gigabytes, memory_to_hold
 
 PREAMBLE = 132  # bytes: 128 for anybody, then DICM
@@ -141,8 +141,7 @@ def sources_in(path: Path) -> list[Source]:
         if path.is_dir():
             return _in_folder(path)
         if not path.is_file():
-            what = "is a link to nothing" if path.is_symlink() else "does not exist or is no regular file"
-            raise InputError(f"{name} {what}; give a folder of DICOM files, a zip, or one file")
+            raise InputError(f"{name} {why_no_file(path)}; give a folder of DICOM files, a zip, or one file")
         with path.open("rb") as stream:
             start = stream.read(4)
         return _in_zip(path) if start in _ZIP_START else [Source(path, name)]

@@ -32,7 +32,7 @@ from medsr.machine import gigabytes
 if TYPE_CHECKING:
     from highdicom.pm import ParametricMap, RealWorldValueMapping
 
-Kind = Literal["std", "detail"]
+MapKind = Literal["std", "detail"]
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class _Meaning:
     offset: int  # of the series number over that of the derived series
 
 
-_MEANINGS: dict[Kind, _Meaning] = {
+_MEANINGS: dict[MapKind, _Meaning] = {
     "std": _Meaning(
         "STD_UNCERTAINTY",
         "std",
@@ -101,7 +101,7 @@ def write_map(
     derivation: Derivation,
     derived: WrittenSeries,
     *,
-    kind: Kind,
+    kind: MapKind,
 ) -> None:
     """Write the maps of a derived series into one file, whose patient, study and places are those of that series.
 

@@ -43,6 +43,12 @@ def display_name(path: Path) -> str:
     return escaped(path.name or str(path))
 
 
+def why_no_file(path: Path) -> str:
+    """What is said of a path that should lead to a regular file and does not."""
+    dangling = path.is_symlink() and not path.exists()
+    return "is a link to nothing" if dangling else "does not exist or is no regular file"
+
+
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as stream:

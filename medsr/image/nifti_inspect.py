@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from medsr.errors import InputError
-from medsr.image.files import display_name
+from medsr.image.files import display_name, why_no_file
 from medsr.image.geometry import Geometry, slice_axis_by_spacing
 from medsr.image.header import Header
 from medsr.image.modality import by_header
@@ -56,9 +56,7 @@ def _check_file(path: Path) -> None:
         if path.is_dir():
             raise InputError(f"{name} is a folder; give one NIfTI file")
         if not path.is_file():
-            dangling = path.is_symlink() and not path.exists()
-            what = "is a link to nothing" if dangling else "does not exist or is no regular file"
-            raise InputError(f"{name} {what}; give the path of a NIfTI file")
+            raise InputError(f"{name} {why_no_file(path)}; give the path of a NIfTI file")
         if path.stat().st_size == 0:
             raise InputError(f"{name} is empty; copy or download it again")
     except (OSError, ValueError) as error:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from medsr.errors import PlanError
+from medsr.errors import SOME_FAILED, PlanError
 from medsr.service.enrol import Book, judge
 from medsr.service.identity import job_key
 from medsr.service.items import LeftOut
@@ -16,8 +16,6 @@ from medsr.service.jobs import Entry, JobStore
 from medsr.service.place import Place
 from medsr.service.planning import PlannedItem
 from medsr.service.room import NOTHING, Room, free_in, room_for, shortage
-
-SOME_REFUSED = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +38,7 @@ class Preview:
         """As that of a run would be at the best: 4 where it would not begin, 8 where some are refused."""
         if self.shortage is not None:
             return PlanError.exit_code
-        return SOME_REFUSED if self.parked or any(row.exit_code for row in self.left_out) else 0
+        return SOME_FAILED if self.parked or any(row.exit_code for row in self.left_out) else 0
 
 
 def preview_of(outcomes: Iterable[PlannedItem | LeftOut], place: Place, *, overwrite: bool) -> Preview:

@@ -19,7 +19,7 @@ from pydicom.uid import UID
 
 from medsr.errors import InputError, JobError, PlanError
 from medsr.image.dicom_kinds import MARK
-from medsr.image.dicom_map import Kind, write_map
+from medsr.image.dicom_map import MapKind, write_map
 from medsr.image.dicom_read import inspect
 from medsr.image.geometry import Geometry
 from medsr.image.volume import Volume
@@ -27,17 +27,17 @@ from tests.image.dicom_crude import DERIVATION, Crude, write_crude
 from tests.image.dicom_judges import CORNERS_MM, UNKNOWN_IN_2022, attribute_faults, needs_judges, on_grid_of
 from tests.image.dicom_phantom import LPS_TO_RAS, Phantom, rotation, save
 
-KINDS: tuple[Kind, ...] = ("std", "detail")
+KINDS: tuple[MapKind, ...] = ("std", "detail")
 
 
-def maps_for(made: Crude, kind: Kind) -> list[Volume]:
+def maps_for(made: Crude, kind: MapKind) -> list[Volume]:
     """One a volume, without symmetry; a detail map has both signs."""
     rng = np.random.default_rng(3)
     arrays = [rng.gamma(2, 5, volume.array.shape) - (10 if kind == "detail" else 0) for volume in made.volumes]
     return [replace(v, array=a.astype(np.float32)) for v, a in zip(made.volumes, arrays, strict=True)]
 
 
-def written(path: Path, made: Crude, kind: Kind = "std", maps: list[Volume] | None = None) -> Path:
+def written(path: Path, made: Crude, kind: MapKind = "std", maps: list[Volume] | None = None) -> Path:
     write_map(path, maps or maps_for(made, kind), made.source, DERIVATION, made.written, kind=kind)
     return path
 
@@ -51,7 +51,7 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_values_and_places(made: Crude, kind: Kind, tmp_path: Path) -> None:
+def test_values_and_places(made: Crude, kind: MapKind, tmp_path: Path) -> None:
     """As highdicom reads them: the very values, and corners within 1e-4 mm."""
     volume = maps_for(made, kind)[0]
     read = ParametricMap.from_file(written(tmp_path / "map.dcm", made, kind)).get_volume(apply_presentation_lut=False)
@@ -62,7 +62,7 @@ def test_values_and_places(made: Crude, kind: Kind, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_it_says(made: Crude, kind: Kind, tmp_path: Path) -> None:
+def test_what_it_says(made: Crude, kind: MapKind, tmp_path: Path) -> None:
     ds = pydicom.dcmread(written(tmp_path / "map.dcm", made, kind))
     one = pydicom.dcmread(made.written.files[0])
     for keyword in ("PatientName", "PatientID", "StudyInstanceUID", "FrameOfReferenceUID", "StudyDate", "Manufacturer",
@@ -114,7 +114,7 @@ def test_bytes_are_the_same_again_and_uids_follow_the_values(made: Crude, tmp_pa
 
 @needs_judges
 @pytest.mark.parametrize("kind", KINDS)
-def test_judges(made: Crude, kind: Kind, tmp_path: Path) -> None:
+def test_judges(made: Crude, kind: MapKind, tmp_path: Path) -> None:
     path = written(tmp_path / "map.dcm", made, kind)
     assert faults(path) == []
     files = [*sorted(made.source.path.iterdir()), *made.written.files, path]
