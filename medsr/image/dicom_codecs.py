@@ -126,8 +126,8 @@ def native(
 ) -> NDArray[Any]:
     """(rows, columns) samples of an uncompressed frame, without the bits beyond BitsStored (overlays lie there).
 
-    padding: range of samples that are no image. They stay as they are, since some scanners take a value for them that
-    BitsStored does not hold.
+    padding: range of samples that are no image. They stay as they are: some scanners take a value for them that
+    BitsStored does not hold, and that the cut would turn into tissue.
     """
     order = ">" if layout.syntax == BIG_ENDIAN else "<"
     kind = f"{order}{'i' if layout.signed else 'u'}{layout.bits_allocated // 8}"
@@ -139,7 +139,13 @@ def native(
         # Up and down again: the sign bit of the stored bits becomes that of the sample, anything above it is lost.
         native_order = samples.astype(samples.dtype.newbyteorder("="))
         cut = np.asarray(np.right_shift(np.left_shift(native_order, unused), unused))
-        if padding is None:
+        if padding is None or _holds(layout, *padding):
             return cut
         return np.where((native_order >= padding[0]) & (native_order <= padding[1]), native_order, cut)
     return samples
+
+
+def _holds(layout: Layout, low: int, high: int) -> bool:
+    """True when the stored bits hold all values of a range, which cutting then leaves as they are."""
+    first = -(1 << layout.bits_stored - 1) if layout.signed else 0
+    return first <= low and high < first + (1 << layout.bits_stored)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medsr.errors import InputError
@@ -106,8 +106,7 @@ def _of_directory(source: Source) -> tuple[list[Source], list[str]] | None:
     if head.sop_class != DIRECTORY:
         return None
     with damage_refused(source.name):
-        records = head.tags.items("DirectoryRecordSequence")
-        named = [r.text("ReferencedFileID").split("\\") for r in records if r.text("DirectoryRecordType") == "IMAGE"]
+        named = [image.file for image in _images_of(head)]
     if not named:
         raise InputError(f"{source.name} names no images; give the folder of the files itself")
     found, missing = sources_of_directory(source.path, named)
@@ -125,26 +124,38 @@ def _absent(directories: Sequence[Head], heads: Sequence[Head]) -> dict[str, lis
     series_by_image = {head.tags.text("SOPInstanceUID"): head.tags.text("SeriesInstanceUID") for head in heads}
     absent: dict[str, list[str]] = {}
     for directory in directories:
-        listed: list[tuple[str, str, str]] = []  # series, image, file
-        series = ""
         try:
-            for record in directory.tags.items("DirectoryRecordSequence"):
-                kind = record.text("DirectoryRecordType")
-                if kind == "SERIES":
-                    series = record.text("SeriesInstanceUID")
-                elif kind == "IMAGE":
-                    name = "/".join(record.text("ReferencedFileID").split("\\"))
-                    listed.append((series, record.text("ReferencedSOPInstanceUIDInFile"), name))
+            listed = list(_images_of(directory))
         except InputError:
             continue
-        if any(series_by_image.get(image, series) != series for series, image, _ in listed):
+        if any(series_by_image.get(image.uid, image.series) != image.series for image in listed):
             continue
-        for series, image, name in listed:
-            if image and image not in series_by_image:
-                absent.setdefault(series, []).append(
-                    f"{one_line(name)} is listed in {directory.name}, but is not there"
-                )
+        for image in listed:
+            if image.uid and image.uid not in series_by_image:
+                line = f"{one_line('/'.join(image.file))} is listed in {directory.name}, but is not there"
+                absent.setdefault(image.series, []).append(line)
     return absent
+
+
+@dataclass(frozen=True)
+class _Image:
+    """An image record of a DICOMDIR. series: UID of the series record before it. file: its name, in components."""
+
+    series: str
+    uid: str
+    file: list[str]
+
+
+def _images_of(directory: Head) -> Iterator[_Image]:
+    """Raises InputError for damaged records."""
+    series = ""
+    for record in directory.tags.items("DirectoryRecordSequence"):
+        kind = record.text("DirectoryRecordType")
+        if kind == "SERIES":
+            series = record.text("SeriesInstanceUID")
+        elif kind == "IMAGE":
+            file = record.text("ReferencedFileID").split("\\")
+            yield _Image(series, record.text("ReferencedSOPInstanceUIDInFile"), file)
 
 
 def _folder(source: Source) -> str:
