@@ -193,6 +193,12 @@ def test_closed_streams(scan, tiny_model, child_environment, undisturbed, closed
     assert names(scan.parent) == NAMES
 
 
+def run_script(path: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """As a module of its folder."""
+    command = [sys.executable, "-m", path.stem]
+    return subprocess.run(command, cwd=path.parent, env=environment, capture_output=True, text=True, check=False)
+
+
 def test_interrupted_inside_exec(tmp_path, child_environment):
     """Imports that define dataclasses run exec; python -m would then end by the signal itself (-2), caught or not."""
     (tmp_path / "work.py").write_text(
@@ -202,10 +208,7 @@ def test_interrupted_inside_exec(tmp_path, child_environment):
         "cli.cli.main = work\n"
         "cli.main([])\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-m", "work"],
-        cwd=tmp_path, env=child_environment, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    done = run_script(tmp_path / "work.py", child_environment)
     assert done.returncode == 130, done.stderr
     assert done.stderr.splitlines() == ["medsr: error: interrupted; no half-written file was left"]
 
@@ -224,10 +227,7 @@ def test_stopped_while_it_starts(tmp_path, child_environment, module, number, wo
         "from medsr.__main__ import main\n"
         "main()\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-m", "work"],
-        cwd=tmp_path, env=child_environment, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    done = run_script(tmp_path / "work.py", child_environment)
     assert done.returncode == 128 + signal.Signals[number], done.stderr
     assert done.stderr.splitlines() == [f"medsr: error: {word}; no half-written file was left"]
 

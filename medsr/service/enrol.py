@@ -95,8 +95,9 @@ def _compared(
         if verdict.fate in TO_DO:
             sums.room += room_for(one, out)
         changes.note(NewJob(one.key, one.item.name, one.task.to_json()), verdict)
-    changes.new += [_row(row) for row in refused]
-    sums.keys.update(_row(row).key for row in refused)
+    rows = [_row(row) for row in refused]
+    changes.new += rows
+    sums.keys.update(row.key for row in rows)
     changes.gone += [
         n for name in {one.item.name for one in items} | {r.name for r in refused} for n in book.listed(name)
     ]

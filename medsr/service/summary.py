@@ -51,7 +51,7 @@ def summary_page(rows: Iterable[Row], looks: Iterable[Look]) -> Html:
     ]
     shown = [(identity, title, content) for identity, title, content, there in sections if there]
     header = [
-        tag("p", {"class": "answer"}, _counted(sums.states)),
+        tag("p", {"class": "answer"}, in_words(sums.states)),
         warning(f"No result: {sums.trouble.count} of {sums.all.count}.") if sums.trouble.count else "",
         navigation([(identity, title) for identity, title, _ in shown] + [("limits", "Limits")]),
     ]
@@ -60,12 +60,8 @@ def summary_page(rows: Iterable[Row], looks: Iterable[Look]) -> Html:
     return page("Batch", header, [*body, limits()], footer)
 
 
-def in_words(rows: Iterable[Row]) -> str:
-    """``12 scans: 10 done, 1 failed, 1 left out``."""
-    return _counted(Counter(row.state for row in rows))
-
-
-def _counted(count: Counter[str]) -> str:
+def in_words(count: Counter[str]) -> str:
+    """States with how many scans are in them: ``12 scans: 10 done, 1 failed, 1 left out``."""
     parts = [f"{count[state]} {word}" for state, word in _WORDS.items() if count[state]]
     total = count.total()
     return f"{total} {'scan' if total == 1 else 'scans'}: {', '.join(parts)}" if parts else "no scans"
@@ -120,17 +116,10 @@ class _Sums:
                 self.residual = max(row.residual, self.residual or 0.0)
 
 
-def busy_seconds(rows: Iterable[Row]) -> float:
+def busy_seconds(starts: Iterable[float], stops: Iterable[float]) -> float:
     """Time in which at least one scan was being worked on: pauses between runs do not count."""
-    sums = _Sums()
-    for row in rows:
-        sums.add(row)
-    return _busy(sums)
-
-
-def _busy(sums: _Sums) -> float:
     total, end = 0.0, float("-inf")
-    for start, stop in sorted(zip(sums.starts, sums.stops, strict=True)):
+    for start, stop in sorted(zip(starts, stops, strict=True)):
         total += max(0.0, stop - max(start, end))
         end = max(end, stop)
     return total
@@ -140,7 +129,7 @@ def _pace(sums: _Sums) -> Html:
     done = len(sums.starts)
     if not done:
         return Html("")
-    busy = _busy(sums)
+    busy = busy_seconds(sums.starts, sums.stops)
     pairs: list[tuple[str, object]] = [
         ("Finished", _moment(max(sums.stops))),
         ("At work", f"{busy:.0f} s, without pauses between runs"),
